@@ -1,0 +1,44 @@
+"""Values shared by the runs of this folder. Every default of a run is here, in its own file, or in a signature."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def words(variant: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The comma-separated words after the colon of `--config=file.py:words`; ValueError for an unknown one."""
+    chosen = tuple(word for word in variant.split(",") if word)
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ValueError(f"unknown config variant {unknown}; this file knows {list(known)}")
+    return chosen
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.platform = "cpu"  # or "gpu"
+    config.compute_dtype = "float32"  # or "bfloat16": encoder and predictor only; losses are float32
+
+    config.num_steps = 1000
+    config.batch_size = 128
+    config.steps_per_call = 1  # training steps per dispatch, scanned on the device
+    config.max_grad_norm = 1.0
+    config.target_ema = config_dict.placeholder(float)  # a decay such as 0.996 adds an EMA target encoder
+    config.max_bad_steps = 20  # stop after so many non-finite steps in a row
+
+    config.log_every = 10
+    config.eval_every = 200
+    config.eval_examples = 512  # validation examples at each evaluation
+    config.final_examples = 4096  # and at the end
+    config.checkpoint_every = 200
+    config.cache_dir = "~/.cache/jepa"  # tokenised grids
+
+    config.optimizer = ConfigDict(
+        dict(learning_rate=1e-3, warmup_steps=100, final_rate=0.01, weight_decay=0.05, b1=0.9, b2=0.95)
+    )
+
+    config.init_from = config_dict.placeholder(str)  # a run folder whose weights to start from ...
+    config.init_parts = ("trunk",)  # ... and which of them
+    config.freeze = ()  # parameter paths that do not train
+
+    config.probe = True  # evaluate frozen features at the end, with floors and controls
+    return config

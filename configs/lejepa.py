@@ -1,0 +1,85 @@
+"""LeJEPA on ARC grids: three grids of an analogy (x_i, y_i, x_j) predict the embedding of the fourth, y_j.
+
+    python -m jepa.main --config=configs/lejepa.py
+
+Balestriero & LeCun, LeJEPA, arXiv:2511.08544. One weight to choose: SIGReg as T/N against a prediction error averaged
+over batch and dimensions (10; the band in use is 2 to 30).
+
+Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `base` (a GPU), `pooled` (predict from pooled
+embeddings), `mean` (one mean-pooled vector instead of readouts), `teacher` (EMA target), `views` (the paper's
+multi-view form on single grids; it asks for D4 and colour invariance, which ARC rules contradict).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    words = base.words(variant, ("tiny", "base", "pooled", "mean", "teacher", "views"))
+    config = base.get_config()
+
+    config.data = ConfigDict(
+        dict(
+            name="arc",
+            collection="arc2-clean",  # 623 training tasks of ARC-AGI-2 that no evaluation set contains
+            folder=config_dict.placeholder(str),  # your own ARC JSON files instead
+            stream="analogy",
+            validation_share=0.1,
+            d4=True,
+            palette=True,
+            translation=True,
+        )
+    )
+    config.encoder = ConfigDict(
+        dict(name="objects", dim=64, depth=2, num_heads=4, num_readouts=8, readout_dim=16, pooling="readouts")
+    )
+    config.objective = ConfigDict(
+        dict(
+            name="lejepa",
+            predictor="tokens",
+            predictor_dim=64,
+            predictor_depth=2,
+            num_heads=4,
+            num_readouts=8,
+            context="attention",  # read by the pooled predictor
+            projector_dim=config_dict.placeholder(int),
+            num_global_views=2,  # read in the multi-view form
+            num_slices=256,
+            num_knots=17,
+            t_max=3.0,
+        )
+    )
+    config.weights = ConfigDict(dict(prediction=1.0, sigreg=10.0))
+
+    if "base" in words:
+        config.num_steps = 20_000
+        config.batch_size = 512
+        config.steps_per_call = 10
+        config.compute_dtype = "bfloat16"
+        config.eval_every = 1000
+        config.checkpoint_every = 1000
+        config.optimizer.warmup_steps = 1000
+        config.encoder.update(dim=256, depth=6, num_heads=8, readout_dim=64)
+        config.objective.update(predictor_dim=256, predictor_depth=4, num_heads=8, num_slices=1024)
+    if "tiny" in words:
+        config.num_steps = 20
+        config.batch_size = 8
+        config.steps_per_call = 5
+        config.log_every = 5
+        config.eval_every = config.checkpoint_every = 10
+        config.eval_examples = config.final_examples = 16
+        config.optimizer.warmup_steps = 5
+        config.encoder.update(dim=16, depth=1, num_heads=2, num_readouts=2, readout_dim=8)
+        config.objective.update(predictor_dim=16, predictor_depth=1, num_heads=2, num_readouts=2, num_slices=32)
+        config.probe = False
+    if "pooled" in words:
+        config.objective.predictor = "pooled"
+    if "mean" in words:
+        config.encoder.pooling = "mean"
+    if "teacher" in words:
+        config.target_ema = 0.996
+    if "views" in words:
+        config.data.stream = "views"
+        config.probe = False  # a context of three grids has no meaning for it
+    return config

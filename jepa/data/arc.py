@@ -1,0 +1,220 @@
+"""ARC as a source: analogy windows (x_i, y_i, x_j) -> y_j of a task, or single grids seen several times.
+
+The grids are tokenised once (`jepa.data._objects`) and lie on the device as object tables; the compiled step gathers
+the rows of a batch and draws the symmetries, under which tables transform exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepa.data import _batches, _collections, _objects, _views
+from jepa.data._collections import Task
+from jepa.registry import nearest
+from jepa.types import Array, Batch, Observation, PyTree, Source
+
+STREAMS = ("analogy", "views")
+# Held-out examples come in the same order in every run, so that runs of different seeds compare on the same ones.
+VALIDATION_SEED = 0
+
+Sequences = Callable[[Task], Iterator[tuple[list[np.ndarray], int]]]
+
+
+class Examples(NamedTuple):
+    """Sequences of T rows of an object table, task by task; the last row of a sequence is its target."""
+
+    windows: np.ndarray  # int32 [W, T]: rows
+    ids: np.ndarray  # int32 [W]: content of the target grid; equal grids have equal ids, in other tasks too
+    groups: np.ndarray  # int32 [W]: index of the task
+    extent: np.ndarray  # int32 [W, 2]: the height and the width that hold every grid of the sequence
+
+
+def build(
+    *,
+    seed: int,
+    batch_size: int,
+    cache_dir: str | Path,
+    collection: str = "arc2-clean",
+    folder: str | Path | None = None,
+    validation_share: float = 0.1,
+    d4: bool = True,
+    palette: bool = True,
+    translation: bool = True,
+    stream: str = "analogy",
+    num_views: int = 4,
+) -> Source:
+    """Tasks of a collection of `jepa.data._collections`, or of the ARC JSON files of `folder` instead.
+
+    stream 'analogy': every ordered choice of two pairs of a task, as `context` [B, 3, ...] and `target` [B, ...] under
+    one symmetry. stream 'views': every grid, as `views` [B, num_views, ...], each under a symmetry of its own. d4,
+    palette and translation turn parts of the symmetry off. A task of a single pair has no analogy and is left out.
+
+    A hash of the task id holds out `validation_share` of the tasks. `validation['arc']` enumerates their examples;
+    for analogies `validation['arc_foreign_demo']` has the same rows in the same order, with the demonstration
+    (x_i, y_i) of another held-out task, and one key draws the same symmetries for both.
+
+    Raises ValueError for an unknown name, a size below 1, a bad file, or a share that leaves too few tasks.
+    """
+    for name, size in (("batch_size", batch_size), ("num_views", num_views)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+    if stream not in STREAMS:
+        raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
+    tasks = _collections.load(collection) if folder is None else _collections.load_folder(folder)
+    analogy = stream == "analogy"
+    usable = [task for task in tasks if len(_pairs(task)) > 1 or not analogy]
+    shown, held_out = _split(usable, validation_share)
+
+    rows: dict[tuple, int] = {}  # (shape, content, background) -> row
+    contents: dict[tuple, int] = {}  # (shape, content) -> id
+    sequences = _analogies if analogy else _single_grids
+    training, validation = (_number(side, sequences, rows, contents) for side in (shown, held_out))
+    table = _tokenise(rows, cache_dir)
+    on_device = jax.tree.map(jnp.asarray, table)  # one copy; a source reaches the rows that its own windows name
+
+    symmetry = partial(_views.augment, d4=d4, palette=palette, translation=translation)
+    gather = partial(_gather_analogies, symmetry) if analogy else partial(_gather_views, symmetry, num_views)
+    digest = _digest(tasks, (stream, num_views, validation_share, d4, palette, translation))
+
+    def source(examples: Examples, tasks: list[Task], indices: _batches.Indices, validation: dict) -> Source:
+        return Source(
+            tables={"rows": on_device, **jax.tree.map(jnp.asarray, examples._asdict())},
+            indices=indices,
+            gather=gather,
+            validation=validation,
+            num_examples=len(examples.ids),
+            ids=tuple(task.id for task in tasks),
+            digest=digest,
+            stats=_stats(examples, table),
+        )
+
+    controls = {"arc": validation}
+    if analogy:
+        controls = _with_foreign_demonstrations(validation)
+    in_order = _batches.enumerated(len(validation.ids), seed=VALIDATION_SEED, batch_size=batch_size)
+    at_random = _batches.uniform_over_tasks(np.bincount(training.groups), seed=seed, batch_size=batch_size)
+    return source(training, shown, at_random, {name: source(e, held_out, in_order, {}) for name, e in controls.items()})
+
+
+# From tasks to examples.
+
+
+def _pairs(task: Task) -> list[_collections.Pair]:
+    return task.demos + task.tests
+
+
+def _analogies(task: Task) -> Iterator[tuple[list[np.ndarray], int]]:
+    """(x_i, y_i, x_j, y_j) for all i != j. The background is the context's: the target is unknown at test time."""
+    for (x_i, y_i), (x_j, y_j) in itertools.permutations(_pairs(task), 2):
+        yield [x_i, y_i, x_j, y_j], _objects.background([x_i, y_i, x_j])
+
+
+def _single_grids(task: Task) -> Iterator[tuple[list[np.ndarray], int]]:
+    """Every distinct grid by itself, under the background of the whole task, of which a single grid says too little."""
+    grids = [grid for pair in _pairs(task) for grid in pair]
+    background = _objects.background(grids)
+    for grid in {(grid.shape, grid.tobytes()): grid for grid in grids}.values():
+        yield [grid], background
+
+
+def _number(tasks: list[Task], sequences: Sequences, rows: dict[tuple, int], contents: dict[tuple, int]) -> Examples:
+    """The examples of tasks; new (grid, background) pairs and new grids are added to `rows` and `contents`."""
+    windows, ids, groups, extent = [], [], [], []
+    for group, task in enumerate(tasks):
+        for grids, background in sequences(task):
+            keys = [(grid.shape, grid.tobytes()) for grid in grids]
+            windows.append([rows.setdefault((*key, background), len(rows)) for key in keys])
+            ids.append(contents.setdefault(keys[-1], len(contents)))
+            groups.append(group)
+            extent.append(np.max([grid.shape for grid in grids], axis=0))
+    return Examples(*(np.array(column, np.int32) for column in (windows, ids, groups, extent)))
+
+
+def _with_foreign_demonstrations(own: Examples) -> dict[str, Examples]:
+    """Analogies, and the same ones after another task's demonstration, drawn once and for all.
+
+    A borrowed grid keeps the background under which it was tokenised at home: a common one for the new context would
+    change x_j and the target too, and the two figures would no longer differ in the demonstration alone. Both take the
+    room in the canvas that either of them needs, so that one key translates them alike.
+    """
+    rng = np.random.default_rng(VALIDATION_SEED)
+    counts = np.bincount(own.groups)
+    other = (own.groups + rng.integers(1, len(counts), size=len(own.groups))) % len(counts)
+    lender = (np.cumsum(counts) - counts)[other] + rng.integers(counts[other])
+    windows = np.concatenate([own.windows[lender, :2], own.windows[:, 2:]], axis=1)
+    extent = np.maximum(own.extent, own.extent[lender])
+    return {"arc": own._replace(extent=extent), "arc_foreign_demo": own._replace(windows=windows, extent=extent)}
+
+
+def _split(tasks: list[Task], validation_share: float) -> tuple[list[Task], list[Task]]:
+    """Tasks to train on and tasks to validate on; two at least to validate on, to lend each other demonstrations."""
+    training, validation = map(set, _collections.split([task.id for task in tasks], validation_share))
+    if len(training) < 1 or len(validation) < 2:
+        raise ValueError(
+            f"validation_share {validation_share} of {len(tasks)} tasks leaves {len(training)} to train on and "
+            f"{len(validation)} to validate on; at least 1 and 2 are needed: change the share or add tasks"
+        )
+    return [task for task in tasks if task.id in training], [task for task in tasks if task.id in validation]
+
+
+def _tokenise(rows: dict[tuple, int], cache_dir: str | Path) -> Observation:
+    """The object table of all rows, stored in the narrowest integers that hold counts of up to 30 x 30 cells."""
+    grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in rows]
+    backgrounds = [background for *_, background in rows]
+    table = _objects.tokenise_cached(grids, backgrounds, Path(cache_dir).expanduser())
+    return {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
+
+
+def _digest(tasks: list[Task], options: tuple) -> str:
+    content = [
+        (task.id, [[(grid.shape, grid.tobytes()) for pair in pairs for grid in pair] for pairs in task[1:]])
+        for task in tasks
+    ]
+    return hashlib.sha256(repr((content, options)).encode()).hexdigest()
+
+
+def _stats(examples: Examples, table: Observation) -> dict[str, float]:
+    rows = np.unique(examples.windows)
+    return {
+        "tasks": float(examples.groups.max() + 1),
+        "examples": float(len(examples.ids)),
+        "grids": float(len(rows)),
+        "objects_mean": float(table["mask"][rows, 1:-1].sum(-1).mean()),
+        "truncated_share": float(table["mask"][rows, -1].mean()),
+    }
+
+
+# From examples to a batch, inside the compiled step.
+
+
+def _take(tables: PyTree, windows: Array) -> Observation:
+    return jax.tree.map(lambda leaf: leaf[windows], tables["rows"])
+
+
+def _gather_analogies(symmetry: Callable, tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
+    """One symmetry for each of the B sequences if `train`, else the grids as they are."""
+    sequence = _take(tables, tables["windows"][indices])  # [B, 4, ...]
+    if train:
+        sequence = symmetry(sequence, tables["extent"][indices], key)
+    context = jax.tree.map(lambda leaf: leaf[:, :3], sequence)
+    target = jax.tree.map(lambda leaf: leaf[:, 3], sequence)
+    return Batch(tables["ids"][indices], tables["groups"][indices], context=context, target=target)
+
+
+def _gather_views(symmetry: Callable, num_views: int, tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
+    """A symmetry for each of the V views of the B grids if `train`, else V times the grid as it is."""
+    views = jnp.repeat(indices[:, None], num_views, axis=1)  # [B, V]
+    sequence = _take(tables, tables["windows"][views])  # [B, V, 1, ...]
+    if train:
+        sequence = symmetry(sequence, tables["extent"][views], key)
+    views = jax.tree.map(lambda leaf: leaf[:, :, 0], sequence)
+    return Batch(tables["ids"][indices], tables["groups"][indices], views=views)

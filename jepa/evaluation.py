@@ -1,0 +1,107 @@
+"""Held-out figures of a state: prediction against copying, what the demonstration is worth, scale and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jepa.diagnostics import describe
+from jepa.state import TrainState
+from jepa.types import Objective, Source
+
+OWN, FOREIGN = "arc", "arc_foreign_demo"
+Evaluate = Callable[[TrainState, int], dict[str, float]]
+
+
+def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluate:
+    """A function (state, num_examples) -> metrics over the validation sources of `source`.
+
+    Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
+    `val/prediction` is the error that chooses the best checkpoint. `diag/demo_gain` is 1 - error given the task's own
+    demonstration / error given another task's under the same augmentation, with a 95 % interval over tasks.
+    """
+    key = jax.random.key(seed)
+
+    def forward(state: TrainState, tables: Any, rows: jax.Array, key: jax.Array, gather: Callable) -> dict:
+        batch = gather(tables, rows, key, True)
+        fixed = (state.target_params, state.objective_state)
+        arguments = dict(key=key, step=state.step, train=False)
+        latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
+        out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
+        return {"examples": out.examples, "embeddings": out.embeddings, "terms": out.terms, "groups": batch.groups}
+
+    compiled = {
+        name: jax.jit(lambda state, tables, rows, key, gather=held_out.gather: forward(state, tables, rows, key, gather))
+        for name, held_out in source.validation.items()
+    }
+    describe_jit = jax.jit(describe)
+
+    def collect(name: str, state: TrainState, num_examples: int) -> dict[str, Any]:
+        held_out, outputs, count = source.validation[name], [], 0
+        while count < num_examples:
+            rows = held_out.indices(len(outputs))
+            draw = jax.random.fold_in(key, len(outputs))
+            outputs.append(compiled[name](state, held_out.tables, rows, draw))
+            count += len(rows)
+        terms = {term: np.mean([out["terms"][term] for out in outputs]) for term in outputs[0]["terms"]}
+        for out in outputs:
+            del out["terms"]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"terms": terms}
+
+    def evaluate(state: TrainState, num_examples: int) -> dict[str, float]:
+        own = collect(OWN, state, num_examples)
+        metrics = {f"val/{name}": float(value) for name, value in own["terms"].items()}
+        metrics["val/prediction"] = float(np.mean(own["examples"]["prediction"]))
+        if "copy" in own["examples"]:
+            metrics["diag/copy_ratio"] = float(metrics["val/prediction"] / np.mean(own["examples"]["copy"]))
+        if FOREIGN in source.validation:
+            foreign = collect(FOREIGN, state, num_examples)["examples"]["prediction"]
+            metrics |= demo_gain(own["examples"]["prediction"], foreign, own["groups"])
+        for role, embeddings in own["embeddings"].items():
+            described = jax.device_get(describe_jit(embeddings, key))
+            metrics |= {f"diag/{role}/{name}": float(value) for name, value in described.items()}
+        return metrics
+
+    return evaluate
+
+
+def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, resamples: int = 2000) -> dict[str, float]:
+    """1 - mean error [B] with the own demonstration / with a foreign one; 95 % bootstrap interval over tasks."""
+    tasks, position = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(position, weights=errors) for errors in (own, foreign)])  # [2, tasks]
+    draws = np.random.default_rng(0).multinomial(len(tasks), np.full(len(tasks), 1 / len(tasks)), size=resamples)
+    resampled = sums @ draws.T  # [2, resamples]
+    low, high = np.percentile(1 - resampled[0] / resampled[1], [2.5, 97.5])
+    gain = 1 - sums[0].sum() / sums[1].sum()
+    return {"diag/demo_gain": float(gain), "diag/demo_gain_low": float(low), "diag/demo_gain_high": float(high)}
+
+
+def embedder(objective: Objective, run: TrainState) -> tuple[Callable, Callable, Callable]:
+    """What probes ask of a state, compiled: embed(table) -> [n, D], the same after the projector, and predict(context)."""
+
+    @jax.jit
+    def embed(table: Any) -> jax.Array:
+        return objective.encode(run.params, run.objective_state, table).pooled
+
+    @jax.jit
+    def embed_projected(table: Any) -> jax.Array:
+        return objective.project(run.params, embed(table))
+
+    @jax.jit
+    def predict(context: Any) -> jax.Array:
+        return objective.predict(run.params, run.objective_state, context)
+
+    return embed, embed_projected, predict
+
+
+def summary(metrics: Mapping[str, float]) -> list[dict[str, float | str]]:
+    """Rows for a person: the headline figures, then scale and rank of every set of embeddings."""
+    rows = [{"figure": name, "value": value} for name, value in metrics.items() if name.count("/") == 1]
+    roles = dict.fromkeys(name.split("/")[1] for name in metrics if name.count("/") == 2)
+    shown = ("std", "std_min", "std_max", "effective_rank", "rank_ratio", "sigreg_T_over_N")
+    for role in roles:
+        rows.append({"figure": role} | {name: metrics[f"diag/{role}/{name}"] for name in shown})
+    return rows

@@ -1,0 +1,122 @@
+"""`python -m jepa.main --config=configs/lejepa.py`: flags, then `train.run`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from jepa import registry, train
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file of configs/, with variants after a colon.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; runs/<config file>[-<variants>] if not given.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, shapes, memory and time per step; train nothing.")
+PROFILE = flags.DEFINE_string("profile", None, "first:last, the steps to trace into the run folder.")
+flags.mark_flag_as_required("config")
+
+_turned_off: list[str] = []  # keys given as `--config.key=none`, which ml_collections cannot parse
+
+
+def load_config(spec: str) -> ConfigDict:
+    """The config of `path[:variants]`, before any override. Raises ValueError where there is no such file."""
+    path, _, variant = spec.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path!r}; configs/ holds {sorted(p.name for p in Path('configs').glob('*.py'))}")
+    return runpy.run_path(path)["get_config"](variant)
+
+
+def default_workdir(spec: str) -> str:
+    """`configs/lejepa.py:teacher,tiny` -> `runs/lejepa-teacher-tiny`."""
+    path, _, variant = spec.partition(":")
+    return str(Path("runs") / "-".join([Path(path).stem, *(word for word in variant.split(",") if word)]))
+
+
+def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Every key by its dotted path, parents included."""
+    keys = []
+    for name, value in config.items():
+        keys.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            keys += config_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with `--config.key=none` taken out and unknown config keys answered by the nearest one."""
+    specs = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
+    known = config_keys(load_config(specs[-1])) if specs else []
+    kept = []
+    for arg in argv:
+        key, _, value = arg.removeprefix("--config.").partition("=")
+        if not arg.startswith("--config."):
+            kept.append(arg)
+            continue
+        if specs and key not in known:
+            raise ValueError(f"unknown config key {key!r}: {registry.nearest(key, known)}")
+        if value.lower() == "none":
+            _turned_off.append(key)
+        else:
+            kept.append(arg)
+    sys.argv = kept  # config_flags looks for overrides there
+    return app.parse_flags_with_usage(kept)
+
+
+def select_platform(platform: str) -> None:
+    """Makes `cpu` or `gpu` the only platform; ValueError where a GPU was asked for and none is there."""
+    if platform not in ("cpu", "gpu"):
+        raise ValueError(f"config.platform is {platform!r}; it must be 'cpu' or 'gpu'")
+    jax.config.update("jax_platforms", "cuda" if platform == "gpu" else "cpu")
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ValueError(
+            f"config.platform is 'gpu', but JAX finds no GPU ({str(error).splitlines()[0]}); "
+            "install jepa[cuda] on a machine with one, or leave config.platform=cpu"
+        ) from error
+
+
+def use_compile_cache(cache_dir: str) -> None:
+    """Keeps compiled programs between processes, in JAX's own cache folder if one is set, else below `cache_dir`."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected arguments {argv[1:]}; options are --name=value")
+    config = CONFIG.value
+    for key in _turned_off:
+        parent, _, name = key.rpartition(".")
+        section = config[parent] if parent else config
+        with section.ignore_type():
+            section[name] = None
+    select_platform(config.platform)
+    use_compile_cache(config.cache_dir)
+    spec = next(arg.partition("=")[2] for arg in reversed(sys.argv) if arg.startswith("--config="))
+    workdir = Path(WORKDIR.value or default_workdir(spec))
+    train.run(config, workdir, dry_run=DRY_RUN.value, profile=PROFILE.value)
+
+
+def run() -> None:
+    """The entry point: a mistake of the user is one sentence and exit code 2, never a traceback."""
+    try:
+        # Warnings only, unless --verbosity is given: Orbax reports every step of every save otherwise.
+        app.run(main, argv=[sys.argv[0], "--verbosity=-1", *sys.argv[1:]], flags_parser=parse_flags)
+    except train.Interrupted as stop:
+        print(f"jepa: {stop}")
+        sys.exit(128 + stop.signal)
+    except (ValueError, FloatingPointError, OSError) as error:
+        logging.info("", exc_info=True)  # the traceback, for whoever asks with --verbosity=0
+        print(f"jepa: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,154 @@
+"""LeJEPA (arXiv:2511.08544): predict in latent space, keep the latents Gaussian, and nothing else.
+
+Two forms, chosen by what the batch carries. A *context* and a *target*: the embeddings of T observations predict
+the embedding of the next one. *Views*: every view is pulled to the mean of the global views, the paper's form.
+Gradients pass through both ends; there is no teacher unless one is given, and no stop-gradient without it.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jepa.context import ContextAggregator
+from jepa.losses.prediction import squared_error, view_invariance
+from jepa.losses.sigreg import sigreg
+from jepa.modules import Block, Mlp, Readouts
+from jepa.precision import compute_dtype as resolve_dtype
+from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
+
+TERMS = {"prediction": "latent", "sigreg": "regulariser"}
+
+
+class TokenPredictor(nn.Module):
+    """A transformer over all tokens of the context, each marked with the role of its frame, then readouts."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    num_readouts: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, context: Encoded) -> Array:
+        *batch, num_frames, num_tokens, _ = context.tokens.shape
+        roles = self.param("roles", nn.initializers.normal(1.0), (num_frames, 1, self.dim)).astype(self.dtype)
+        x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(context.tokens)  # [B, T, N, D]
+        x = x + jnp.broadcast_to(roles, x.shape)
+        x = x.reshape(*batch, num_frames * num_tokens, self.dim)
+        mask = context.mask.reshape(*batch, num_frames * num_tokens)
+        for _ in range(self.depth):
+            x = Block(self.num_heads, dtype=self.dtype)(x, mask)
+        return Readouts(self.num_readouts, context.pooled.shape[-1] // self.num_readouts, self.dtype)(x, mask)
+
+
+class PooledPredictor(nn.Module):
+    """An MLP on the pooled context embeddings, aggregated over time."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    aggregation: str
+
+    @nn.compact
+    def __call__(self, context: Encoded) -> Array:
+        z = ContextAggregator(self.aggregation, self.num_heads)(context.pooled)
+        return Mlp((self.dim,) * self.depth + (context.pooled.shape[-1],))(z)
+
+
+def build(
+    encoder: Encoder,
+    *,
+    predictor: str = "tokens",
+    predictor_dim: int = 64,
+    predictor_depth: int = 2,
+    num_heads: int = 4,
+    num_readouts: int = 8,
+    context: str = "attention",
+    projector_dim: int | None = None,
+    num_global_views: int = 2,
+    num_slices: int = 1024,
+    num_knots: int = 17,
+    t_max: float = 3.0,
+    compute_dtype: str = "float32",
+) -> Objective:
+    """The objective over `encoder`.
+
+    predictor: "tokens" reads every token of every frame; "pooled" reads pooled embeddings aggregated by `context`.
+    projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
+    num_global_views: how many leading views define the centre, in the multi-view form.
+    """
+    if predictor == "tokens":
+        dtype = resolve_dtype(compute_dtype)
+        predictor_module = TokenPredictor(predictor_dim, predictor_depth, num_heads, num_readouts, dtype)
+    elif predictor == "pooled":
+        predictor_module = PooledPredictor(predictor_dim, predictor_depth, num_heads, context)
+    else:
+        raise ValueError(f"objective.predictor is {predictor!r}; it must be 'tokens' or 'pooled'")
+    projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
+
+    def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
+        return encoder.apply(params["trunk"]["encoder"], observation)
+
+    def project(params: PyTree, pooled: Array) -> Array:
+        if projector_module is None:
+            return pooled
+        return projector_module.apply({"params": params["heads"]["projector"]}, pooled)
+
+    def forward(params: PyTree, encoded_context: Encoded) -> Array:
+        z_hat = predictor_module.apply({"params": params["heads"]["predictor"]}, encoded_context)
+        return project(params, z_hat)
+
+    def predict(params: PyTree, state: PyTree, observation: PyTree) -> Array:
+        return forward(params, encode(params, state, observation))
+
+    def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        key_encoder, key_predictor, key_projector = jax.random.split(key, 3)
+        frames = batch.context if batch.views is None else batch.views
+        trunk_params = {"encoder": encoder.init(key_encoder, frames)}
+        encoded = encoder.apply(trunk_params["encoder"], frames)
+        heads = {}
+        if batch.views is None:
+            heads["predictor"] = predictor_module.init(key_predictor, encoded)["params"]
+        if projector_module is not None:
+            heads["projector"] = projector_module.init(key_projector, encoded.pooled)["params"]
+        return {"trunk": trunk_params, "heads": heads}, {}
+
+    def trunk(params, target_params, state, batch, *, key, step, train):
+        if batch.views is not None:
+            return {"online": encode(params, state, batch.views), "teacher": None}, state
+        # Context and target pass through the encoder as one batch of T + 1 frames.
+        frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+        online = encode(params, state, frames)
+        if target_params is None:
+            return {"online": online, "teacher": None}, state
+        teacher = project(target_params, encode(target_params, state, batch.target).pooled)
+        return {"online": online, "teacher": jax.lax.stop_gradient(teacher)}, state
+
+    def loss(params, target_params, state, latents, batch, *, key, step, train):
+        z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
+        # Each time step or view is a test of its own: flattening them would multiply the target (see sigreg).
+        statistic = sigreg(jnp.swapaxes(z, 0, 1), key, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
+        metrics = {"sigreg_T": statistic}
+        if batch.views is not None:
+            error = view_invariance(z, num_global_views)  # [B]
+            embeddings = {"views": z.reshape(-1, z.shape[-1])}
+            examples = {"prediction": error}
+        else:
+            context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
+            z_hat = forward(params, context)
+            z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
+            error = squared_error(z_hat, z_target)  # [B]
+            copy_error = squared_error(z[:, -2], z_target)
+            metrics["copy_ratio"] = jnp.mean(error) / jnp.mean(copy_error)
+            pooled = latents["online"].pooled
+            embeddings = {"context": pooled[:, :-1].reshape(-1, pooled.shape[-1]), "target": pooled[:, -1]}
+            embeddings["predicted"] = z_hat
+            examples = {"prediction": error, "copy": copy_error}
+        if projector_module is not None:
+            embeddings["projected"] = z.reshape(-1, z.shape[-1])
+        terms = {"prediction": jnp.mean(error), "sigreg": statistic / z.shape[0]}
+        return LossOutput(terms, metrics, state, embeddings, examples)
+
+    return Objective(init, trunk, loss, encode, project, predict, TERMS)

@@ -1,0 +1,63 @@
+"""AdamW under a warm-up and cosine schedule, with weight decay on matrices only and frozen parts left alone."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from jepa.types import PyTree
+
+
+def path_name(path: tuple) -> str:
+    """`trunk/encoder/embed/kernel` for the key path of a leaf."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def under(path: str, part: str) -> bool:
+    """True where the parameter `path` is `part` or lies below it."""
+    return path == part or path.startswith(part + "/")
+
+
+def stop_frozen(params: PyTree, freeze: tuple[str, ...]) -> PyTree:
+    """`params` with no gradient through the leaves at or below the paths in `freeze`."""
+    return jax.tree.map_with_path(
+        lambda path, x: jax.lax.stop_gradient(x) if any(under(path_name(path), part) for part in freeze) else x, params
+    )
+
+
+def build(
+    *,
+    num_steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    final_rate: float,
+    weight_decay: float,
+    b1: float,
+    b2: float,
+    freeze: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+    """The optimizer. The rate rises linearly over `warmup_steps`, then falls on a cosine to `final_rate` of its peak.
+
+    freeze: parameter paths, such as "trunk/encoder", below which nothing changes.
+    """
+    if not 0 <= warmup_steps < num_steps:
+        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; it must be at least 0 and below num_steps {num_steps}")
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup_steps, num_steps, final_rate * learning_rate
+    )
+    adamw = optax.adamw(
+        schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+    )
+    if not freeze:
+        return adamw
+
+    def label(params: PyTree) -> PyTree:
+        paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        unmatched = [part for part in freeze if not any(under(path, part) for path in paths)]
+        if unmatched:
+            raise ValueError(f"config.freeze names {unmatched}, which match no parameter; the first is {paths[0]!r}")
+        return jax.tree.map_with_path(
+            lambda path, _: "frozen" if any(under(path_name(path), part) for part in freeze) else "trained", params
+        )
+
+    return optax.multi_transform({"trained": adamw, "frozen": optax.set_to_zero()}, label)

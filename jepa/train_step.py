@@ -1,0 +1,116 @@
+"""One training step for every objective: state, batch -> state, metrics; and the loss ledger.
+
+The ledger: an objective returns unweighted terms, `weights` names exactly the same terms, and the total is their
+weighted sum. A weight None removes a term from the compiled step; 0.0 reports it without training on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jepa.optimizer import stop_frozen
+from jepa.state import Health, TrainState
+from jepa.types import Array, Batch, LossOutput, Objective
+
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def check_weights(weights: Mapping[str, float | None], objective: Objective) -> None:
+    """Raises ValueError unless `weights` names exactly the terms of the objective."""
+    if set(weights) != set(objective.terms):
+        raise ValueError(f"config.weights names {sorted(weights)}; the terms of the objective are {sorted(objective.terms)}")
+    if all(weight is None for weight in weights.values()):
+        raise ValueError(f"config.weights turns off every term; give at least one of {sorted(weights)} a weight")
+
+
+def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> tuple[Array, dict[str, Array]]:
+    """The total and, by path, each term raw (`loss/`), weighted (`weighted/`) and as a share of the total (`share/`)."""
+    on = {name: weight for name, weight in sorted(weights.items()) if weight is not None}
+    weighted = {name: weight * terms[name] for name, weight in on.items()}
+    total = sum(weighted.values())
+    scale = sum(jnp.abs(value) for value in weighted.values())
+    metrics = {"loss/total": total}
+    for name in on:
+        metrics[f"loss/{name}"] = terms[name]
+        metrics[f"weighted/{name}"] = weighted[name]
+        metrics[f"share/{name}"] = jnp.abs(weighted[name]) / jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+    return total, metrics
+
+
+def make_train_step(
+    objective: Objective,
+    weights: Mapping[str, float | None],
+    *,
+    max_grad_norm: float,
+    target_ema: float | None = None,
+    freeze: tuple[str, ...] = (),
+) -> StepFunction:
+    """The step function; pure, and not yet jitted. Gradients are clipped by their global norm to `max_grad_norm`.
+
+    target_ema: decay of the EMA target tree per step, for a state that carries one.
+    freeze: parameter paths that get no gradient, and so do not count in its norm.
+    """
+    check_weights(weights, objective)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key_trunk, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+
+        def total_loss(params):
+            params = stop_frozen(params, freeze)
+            fixed = (state.target_params, state.objective_state)
+            latents, objective_state = objective.trunk(
+                params, *fixed, batch, key=key_trunk, step=state.step, train=True
+            )
+            out = objective.loss(
+                params, fixed[0], objective_state, latents, batch, key=key_loss, step=state.step, train=True
+            )
+            total, metrics = ledger(out.terms, weights)
+            return total, (out, metrics)
+
+        (total, (out, metrics)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        grad_norm = optax.tree.norm(grads)
+        clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(grad_norm, jnp.finfo(jnp.float32).tiny))
+        updates, opt_state = state.tx.update(jax.tree.map(lambda g: g * clip, grads), state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        target_params = state.target_params
+        if target_params is not None:
+            target_params = optax.incremental_update(params, target_params, 1.0 - target_ema)
+
+        ok = jnp.isfinite(total) & jnp.isfinite(grad_norm)
+        proposed = state.replace(
+            params=params, opt_state=opt_state, target_params=target_params, objective_state=out.state
+        )
+        # Selected, never multiplied: 0 * NaN is NaN. Only the step (and with it data and randomness) moves on.
+        new_state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
+        new_state = new_state.replace(step=state.step + 1, health=update_health(state.health, ok, out, weights))
+        metrics |= {f"metric/{name}": value for name, value in out.metrics.items()}
+        metrics |= {
+            "grad/norm": grad_norm,
+            "grad/norm_clipped": jnp.minimum(grad_norm, max_grad_norm),
+            "health/skipped": new_state.health.skipped,
+            "health/consecutive": new_state.health.consecutive,
+        }
+        return new_state, metrics
+
+    return train_step
+
+
+def update_health(health: Health, ok: Array, out: LossOutput, weights: Mapping[str, float | None]) -> Health:
+    """Counts a bad step and remembers the first term, by name, that was not finite."""
+    on = [name for name, weight in sorted(weights.items()) if weight is not None]
+    finite = jnp.stack([jnp.isfinite(out.terms[name]) for name in on] + [jnp.array(False)])
+    return Health(
+        skipped=health.skipped + jnp.int32(~ok),
+        consecutive=jnp.where(ok, 0, health.consecutive + 1),
+        bad_term=jnp.where(ok, health.bad_term, jnp.argmin(finite).astype(jnp.int32)),
+    )
+
+
+def bad_term_name(health: Health, weights: Mapping[str, float | None]) -> str:
+    """The name of the last term that was not finite, or "gradient" where every term was."""
+    on = [name for name, weight in sorted(weights.items()) if weight is not None]
+    return [*on, "gradient"][int(health.bad_term)]

@@ -1,0 +1,124 @@
+"""The LeJEPA objective, through its configs: what its terms are, and where gradients go."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa import context, main, train, train_step
+from jepa.losses.sigreg import sigreg
+
+
+@functools.cache
+def built(variant, **overrides):
+    config = main.load_config(f"configs/lejepa.py:{variant}")
+    for key, value in overrides.items():
+        config.objective[key] = value
+    parts = train.build(config)
+    state = parts.init()
+    batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
+    return parts, state, batch
+
+
+def output(parts, state, batch, params=None, key=3):
+    params = state.params if params is None else params
+    named = dict(key=jax.random.key(key), step=0, train=True)
+    latents, kept = parts.objective.trunk(params, state.target_params, state.objective_state, batch, **named)
+    return parts.objective.loss(params, state.target_params, kept, latents, batch, **named)
+
+
+def test_the_terms_are_the_prediction_error_and_the_gaussianity_of_every_time_step():
+    parts, state, batch = built("tiny")
+    out = output(parts, state, batch)
+    assert set(out.terms) == set(parts.objective.terms) == {"prediction", "sigreg"}
+    encode = lambda observation: parts.objective.encode(state.params, {}, observation).pooled
+    z_context, z_target = encode(batch.context), encode(batch.target)  # [B, 3, D], [B, D]
+    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z_target) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(out.examples["copy"], jnp.mean((z_context[:, 2] - z_target) ** 2, axis=-1), rtol=1e-5)
+    steps = jnp.concatenate([jnp.moveaxis(z_context, 1, 0), z_target[None]])  # [4, B, D]
+    each = [sigreg(z, jax.random.key(3), num_slices=32) for z in steps]
+    np.testing.assert_allclose(out.terms["sigreg"], np.mean(each) / len(z_target), rtol=1e-4)
+
+
+def test_gradients_pass_through_both_ends():
+    parts, state, batch = built("tiny")
+
+    def prediction(params, side):
+        named = dict(key=jax.random.key(0), step=0, train=True)
+        latents, kept = parts.objective.trunk(params, None, {}, batch, **named)
+        online = latents["online"]
+        frame = jnp.arange(4)[None, :] == 3
+        on_side = frame if side == "target" else ~frame
+        only = jax.tree.map(
+            lambda x: jnp.where(on_side.reshape(1, 4, *(1,) * (x.ndim - 2)), x, jax.lax.stop_gradient(x)), online
+        )
+        latents = latents | {"online": only}
+        return parts.objective.loss(state.params, None, kept, latents, batch, **named).terms["prediction"]
+
+    for side in ("context", "target"):
+        gradient = jax.grad(prediction)(state.params, side)["trunk"]
+        assert max(jnp.abs(g).max() for g in jax.tree.leaves(gradient)) > 1e-5, side
+
+
+def test_a_teacher_gives_the_target_and_gets_no_gradient():
+    parts, state, batch = built("tiny,teacher")
+    moved = jax.tree.map(lambda x: 1.1 * x, state.target_params)
+    taught = output(parts, state.replace(target_params=moved), batch)
+    z_target = parts.objective.encode(moved, {}, batch.target).pooled
+    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    np.testing.assert_allclose(taught.terms["prediction"], jnp.mean((z_hat - z_target) ** 2), rtol=1e-5)
+    gradient = jax.grad(lambda t: output(parts, state.replace(target_params=t), batch).terms["prediction"])(moved)
+    assert all(jnp.all(g == 0) for g in jax.tree.leaves(gradient))
+
+
+def test_views_are_pulled_to_the_centre_of_the_global_ones():
+    parts, state, batch = built("tiny,views")
+    out = output(parts, state, batch)
+    z = parts.objective.encode(state.params, {}, batch.views).pooled  # [B, V, D]
+    centre = z[:, :2].mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z - centre) ** 2), rtol=1e-5)
+    each = [sigreg(z[:, v], jax.random.key(3), num_slices=32) for v in range(z.shape[1])]
+    np.testing.assert_allclose(out.terms["sigreg"], np.mean(each) / len(z), rtol=1e-4)
+    assert "predictor" not in state.params["heads"]
+
+
+def test_a_projector_carries_both_terms():
+    parts, state, batch = built("tiny", projector_dim=6)
+    out = output(parts, state, batch)
+    z = parts.objective.project(state.params, parts.objective.encode(state.params, {}, batch.target).pooled)
+    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    assert z.shape == z_hat.shape == (8, 6) and out.embeddings["projected"].shape == (32, 6)
+    np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z) ** 2), rtol=1e-5)
+
+
+def swapped(batch, order):
+    return batch._replace(context=jax.tree.map(lambda leaf: leaf[:, np.array(order)], batch.context))
+
+
+@pytest.mark.parametrize("kind", context.KINDS)
+def test_the_pooled_predictor_uses_every_aggregation(kind):
+    parts, state, batch = built("tiny,pooled", context=kind)
+    out, other = output(parts, state, batch), output(parts, state, swapped(batch, (2, 1, 0)))
+    changed = float(jnp.abs(out.embeddings["predicted"] - other.embeddings["predicted"]).max())
+    assert (changed < 1e-5) if kind == "mean" else (changed > 1e-3)
+
+
+def test_the_token_predictor_knows_the_role_of_every_frame():
+    parts, state, batch = built("tiny")
+    predicted = parts.objective.predict(state.params, {}, batch.context)
+    for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
+        other = parts.objective.predict(state.params, {}, swapped(batch, order).context)
+        assert jnp.abs(predicted - other).max() > 1e-3
+
+
+def test_a_few_steps_reduce_the_total():
+    parts, state, batch = built("tiny")
+    step = jax.jit(train_step.make_train_step(parts.objective, parts.weights, max_grad_norm=1.0))
+    totals = []
+    for _ in range(15):
+        state, metrics = step(state, batch)
+        totals.append(float(metrics["loss/total"]))
+    assert np.mean(totals[-3:]) < 0.8 * totals[0]

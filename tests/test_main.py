@@ -1,0 +1,168 @@
+"""The command as users run it: a subprocess on the tiny config, its folder, and its answers to mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jepa import checkpoint, main, metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(workdir, *overrides, config="configs/lejepa.py:tiny"):
+    return [sys.executable, "-m", "jepa.main", f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def run(workdir, *overrides, config="configs/lejepa.py:tiny"):
+    return subprocess.run(command(workdir, *overrides, config=config), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def final_params(workdir):
+    leaves = checkpoint.restore_params(workdir, "latest")
+    return json.dumps({path: leaf.tobytes().hex() for path, leaf in flat(leaves).items()}, sort_keys=True)
+
+
+def flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix: np.asarray(tree)}
+    return {path: leaf for name in tree for path, leaf in flat(tree[name], f"{prefix}/{name}").items()}
+
+
+def rows(workdir):
+    return metrics.read_record(Path(workdir) / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    done = run(workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_the_main_job_trains_evaluates_and_says_what_it_did(finished):
+    workdir, done = finished
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["weights"] == {"prediction": 1.0, "sigreg": 10.0} and config["num_steps"] == 20
+    start = json.loads((workdir / "environment.json").read_text())["starts"][0]
+    assert start["packages"]["jax"] and len(start["train_ids"]) + len(start["validation_ids"]) == 623
+    assert not set(start["train_ids"]) & set(start["validation_ids"])
+    steps = [row["step"] for row in rows(workdir) if "loss/total" in row]
+    assert steps == [5, 10, 15, 20]
+    for row in rows(workdir):
+        if "loss/total" in row:
+            weighted = row["weighted/prediction"] + row["weighted/sigreg"]
+            assert row["loss/total"] == pytest.approx(weighted, rel=1e-5)
+            assert row["share/prediction"] + row["share/sigreg"] == pytest.approx(1.0, rel=1e-5)
+            assert row["grad/norm_clipped"] <= config["max_grad_norm"] * (1 + 1e-6)
+    assert "step 20/20" in done.stdout and "demo_gain" in done.stdout
+    assert list(workdir.glob("events.out.tfevents*"))
+    result = json.loads((workdir / "probes.json").read_text())
+    assert result["validation"]["diag/copy_ratio"] > 0
+
+
+def test_a_finished_run_says_so(finished):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = run(workdir)
+    assert again.returncode == 0 and "finished at step 20" in again.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_in_the_same_folder_is_refused(finished):
+    workdir, _ = finished
+    refused = run(workdir, "--config.optimizer.learning_rate=0.5", "--config.log_every=10")
+    assert refused.returncode == 2
+    assert "optimizer.learning_rate: 0.001 in the run, 0.5 now" in refused.stderr and "log_every" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_terminated_run_saves_and_resumes_to_the_same_bits(finished, tmp_path):
+    reference, _ = finished
+    workdir = tmp_path / "stopped"
+    process = subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline and not (
+        (workdir / "metrics.jsonl").is_file() and (workdir / "metrics.jsonl").read_text().count("\n")
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode in (0, 128 + signal.SIGTERM), errors
+    assert run(workdir).returncode == 0
+    assert final_params(workdir) == final_params(reference)
+    assert rows(workdir) == rows(reference)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(finished, tmp_path):
+    reference, _ = finished
+    workdir = tmp_path / "killed"
+    delays = np.random.default_rng(0).uniform(0.0, 2.0, size=3)
+    for delay in delays:
+        process = subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline and not (workdir / "metrics.jsonl").is_file():
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert run(workdir).returncode == 0
+    assert final_params(workdir) == final_params(reference)
+    assert rows(workdir) == rows(reference)
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
+    first = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        lock = tmp_path / "run" / ".lock"
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and not (lock.is_file() and lock.read_text()):
+            time.sleep(0.01)
+        second = run(tmp_path / "run")
+        assert second.returncode == 2 and f"in use by process {first.pid}" in second.stderr
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+
+
+MISTAKES = {
+    "--config.encoder.dimm=3": "unknown config key 'encoder.dimm': did you mean 'encoder.dim'?",
+    "--config.data.collection=arc2-claen": "did you mean 'arc2-clean'?",
+    "--config.platform=gpu": "JAX finds no GPU",
+    "--config.platform=tpu": "must be 'cpu' or 'gpu'",
+    "--config.compute_dtype=float16": "compute_dtype",
+    "--config.batch_size=0": "batch_size",
+    "--config.log_every=7": "config.log_every 7 must be a multiple of steps_per_call 5",
+    "--config.encoder.pooling=max": "encoder.pooling is 'max'",
+    "--config.objective.predictor=mlp": "objective.predictor is 'mlp'",
+    "--config.init_from=runs/nowhere": "runs/nowhere",
+    "--profile=20:10": "--profile is '20:10'",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_one_sentence(override, tmp_path):
+    refused = run(tmp_path / "run", override)
+    assert refused.returncode == 2, refused.stdout
+    assert MISTAKES[override] in refused.stderr and "Traceback" not in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = run(tmp_path / "file" / "run")
+    assert refused.returncode == 2 and "cannot be written to" in refused.stderr
+
+
+def test_the_folder_of_a_run_is_named_after_config_and_variants():
+    assert main.default_workdir("configs/lejepa.py") == os.path.join("runs", "lejepa")
+    assert main.default_workdir("configs/lejepa.py:teacher,tiny") == os.path.join("runs", "lejepa-teacher-tiny")

@@ -1,0 +1,215 @@
+"""The step function and its ledger, on the objective and the data of the tiny config."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa import main, train, train_step
+from jepa.state import Health
+
+TEMPORARY_CACHE = "~/.cache/jepa"
+
+
+def tiny(variant="tiny", **overrides):
+    config = main.load_config(f"configs/lejepa.py:{variant}")
+    for key, value in overrides.items():
+        config[key] = value
+    return config
+
+
+@functools.cache
+def parts(variant="tiny"):
+    return train.build(tiny(variant))
+
+
+def make_step(variant="tiny", objective=None, weights=None, **options):
+    built = parts(variant)
+    options = {"max_grad_norm": 1.0, "target_ema": tiny(variant).target_ema} | options
+    return train_step.make_train_step(objective or built.objective, weights or built.weights, **options)
+
+
+def batch_at(step, variant="tiny"):
+    source = parts(variant).source
+    return source.gather(source.tables, source.indices(step), jax.random.key(step), True)
+
+
+def leaves(state):
+    """Every leaf by path as NumPy, keys as their data."""
+    named = jax.tree.leaves_with_path(state)
+    data = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return {jax.tree_util.keystr(path): np.asarray(data(x)) for path, x in named}
+
+
+def assert_same(a, b, *, but=()):
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    differ = [path for path in a if a[path].tobytes() != b[path].tobytes() and not any(name in path for name in but)]
+    assert not differ, differ
+
+
+def poisoned(objective, term, poison_ids):
+    """The objective with `term` NaN on batches whose first target is one of `poison_ids`."""
+
+    def loss(params, target_params, state, latents, batch, **named):
+        out = objective.loss(params, target_params, state, latents, batch, **named)
+        bad = jnp.isin(batch.ids[0], poison_ids)
+        terms = dict(out.terms) | {term: jnp.where(bad, jnp.nan, out.terms[term])}
+        return out._replace(terms=terms)
+
+    return objective._replace(loss=loss)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "tiny,teacher"])
+def test_a_run_with_a_nan_ends_with_the_bits_of_a_run_that_skipped_the_batch(variant):
+    batches = [batch_at(i, variant) for i in range(5)]
+    bad = 2
+    assert all(batches[i].ids[0] != batches[bad].ids[0] for i in range(5) if i != bad)
+    step = make_step(variant, poisoned(parts(variant).objective, "sigreg", batches[bad].ids[:1]))
+    step = jax.jit(step)
+    with_nan = skipped = parts(variant).init()
+    for i, batch in enumerate(batches):
+        with_nan, metrics = step(with_nan, batch)
+        assert bool(jnp.isfinite(metrics["loss/total"])) == (i != bad)
+        if i == bad:  # the batch is not seen, but its step passes
+            skipped = skipped.replace(step=skipped.step + 1)
+        else:
+            skipped, _ = step(skipped, batch)
+    assert_same(with_nan, skipped, but=["health"])
+    assert int(with_nan.health.skipped) == 1 and int(with_nan.health.consecutive) == 0
+    assert train_step.bad_term_name(with_nan.health, parts(variant).weights) == "sigreg"
+
+
+def test_non_finite_steps_in_a_row_are_counted_and_their_term_named():
+    batch = batch_at(0)
+    step = jax.jit(make_step(objective=poisoned(parts().objective, "prediction", batch.ids[:1])))
+    state = parts().init()
+    start = state
+    for _ in range(3):
+        state, _ = step(state, batch)
+    assert_same(state, start, but=["health", ".step"])
+    assert int(state.step) == 3 and state.health.consecutive == 3
+    config = tiny(max_bad_steps=3)
+    with pytest.raises(FloatingPointError, match="3 steps in a row .* 'prediction'"):
+        train.check_health(state, config, parts())
+    train.check_health(state, tiny(max_bad_steps=4), parts())
+
+
+def test_a_bad_gradient_under_finite_terms_is_called_the_gradient():
+    out = parts().objective.loss  # only the names of the terms matter here
+    del out
+    health = Health(jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+    terms = {"prediction": jnp.float32(1.0), "sigreg": jnp.float32(1.0)}
+
+    class Out:
+        pass
+
+    Out.terms = terms
+    health = train_step.update_health(health, jnp.array(False), Out, parts().weights)
+    assert train_step.bad_term_name(health, parts().weights) == "gradient"
+
+
+def test_the_total_is_the_weighted_sum_and_shares_add_up_to_one():
+    terms = {"a": jnp.float32(2.0), "b": jnp.float32(-3.0), "c": jnp.float32(5.0)}
+    total, metrics = train_step.ledger(terms, {"a": 0.5, "b": 2.0, "c": 0.0})
+    assert total == -5.0 and metrics["weighted/b"] == -6.0 and metrics["loss/c"] == 5.0
+    assert metrics["share/a"] == pytest.approx(1 / 7) and metrics["share/c"] == 0.0
+    assert metrics["share/a"] + metrics["share/b"] == pytest.approx(1.0)
+    total, metrics = train_step.ledger(terms, {"a": 1.0, "b": None, "c": None})
+    assert total == 2.0 and "loss/b" not in metrics
+
+
+def test_a_weight_of_zero_trains_like_none_but_is_reported():
+    state, batch = parts().init(), batch_at(0)
+    off, metrics_off = jax.jit(make_step(weights={"prediction": 1.0, "sigreg": None}))(state, batch)
+    zero, metrics_zero = jax.jit(make_step(weights={"prediction": 1.0, "sigreg": 0.0}))(state, batch)
+    np.testing.assert_allclose(metrics_off["loss/total"], metrics_zero["loss/total"], rtol=1e-6)
+    np.testing.assert_allclose(metrics_off["grad/norm"], metrics_zero["grad/norm"], rtol=1e-5)
+    assert "loss/sigreg" in metrics_zero and "loss/sigreg" not in metrics_off
+
+
+def test_a_term_that_is_off_is_not_compiled():
+    state, batch = parts().init(), batch_at(0)
+    text = lambda weights: jax.jit(make_step(weights=weights)).lower(state, batch).compile().as_text()
+    assert "cosine" in text({"prediction": 1.0, "sigreg": 10.0})
+    assert "cosine" not in text({"prediction": 1.0, "sigreg": None}).replace("cosine_decay", "").replace("warmup_cosine", "")
+
+
+def test_weights_must_name_the_terms():
+    for wrong in ({"prediction": 1.0}, {"prediction": 1.0, "sigreg": 1.0, "relational": 1.0}):
+        with pytest.raises(ValueError, match="the terms of the objective are") as error:
+            train_step.check_weights(wrong, parts().objective)
+        assert "relational" in str(error.value) or "relational" not in wrong
+    with pytest.raises(ValueError, match="turns off every term"):
+        train_step.check_weights({"prediction": None, "sigreg": None}, parts().objective)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    state, batch = parts().init(), batch_at(0)
+    free, metrics_free = jax.jit(make_step(max_grad_norm=1e9))(state, batch)
+    norm = float(metrics_free["grad/norm"])
+    assert metrics_free["grad/norm_clipped"] == metrics_free["grad/norm"]
+    _, metrics = jax.jit(make_step(max_grad_norm=norm / 2))(state, batch)
+    assert metrics["grad/norm_clipped"] == pytest.approx(norm / 2, rel=1e-6)
+    assert metrics["grad/norm"] == pytest.approx(norm, rel=1e-6)
+
+
+def test_the_teacher_is_the_exponential_moving_average_of_the_online_parameters():
+    decay = 0.9
+    step = jax.jit(make_step("tiny,teacher", target_ema=decay))
+    state = parts("tiny,teacher").init()
+    expected = jax.device_get(state.params)
+    for i in range(3):
+        state, _ = step(state, batch_at(i))
+        expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, expected, jax.device_get(state.params))
+    for target, mean in zip(jax.tree.leaves(state.target_params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(target, mean, rtol=1e-5, atol=1e-7)
+
+
+def test_scanned_steps_equal_single_ones_bit_for_bit():
+    one, many = tiny(steps_per_call=1), tiny(steps_per_call=5)
+    built = parts()
+    rows = np.stack([built.source.indices(i) for i in range(5)])
+    scanned, _ = train.make_train_call(many, built)(built.init(), built.source.tables, rows)
+    call, looped = train.make_train_call(one, built), built.init()
+    for i in range(5):
+        looped, _ = call(looped, built.source.tables, rows[i : i + 1])
+    assert_same(scanned, looped)
+
+
+def test_frozen_parts_stay_and_do_not_count_in_the_gradient_norm():
+    config = tiny(freeze=("trunk/encoder",))
+    built = train.build(config)
+    state = built.init()
+    step = jax.jit(
+        train_step.make_train_step(built.objective, built.weights, max_grad_norm=1e9, freeze=("trunk/encoder",))
+    )
+    after, metrics = state, None
+    for i in range(3):
+        after, metrics = step(after, batch_at(i))
+    before, now = jax.device_get(state.params), jax.device_get(after.params)
+    assert_same(now["trunk"], before["trunk"])
+    changed = [np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (before["heads"], now["heads"])), strict=True)]
+    assert any(changed)
+    _, free = jax.jit(make_step(max_grad_norm=1e9))(parts().init(), batch_at(2))
+    assert 0 < metrics["grad/norm"] and np.isfinite(metrics["grad/norm"]) and free["grad/norm"] > 0
+
+
+def test_a_frozen_path_that_matches_nothing_is_named():
+    with pytest.raises(ValueError, match="trunk/encodr"):
+        train.build(tiny(freeze=("trunk/encodr",))).init()
+
+
+def test_bfloat16_computes_the_same_losses_and_hands_over_float32():
+    low = train.build(tiny(compute_dtype="bfloat16"))
+    state, batch = parts().init(), batch_at(0)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(low.init().params))
+    encoded = low.objective.encode(state.params, {}, batch.target)
+    assert encoded.pooled.dtype == encoded.tokens.dtype == jnp.float32
+    _, in_bf16 = jax.jit(make_step(objective=low.objective))(state, batch)
+    _, in_f32 = jax.jit(make_step())(state, batch)
+    for name in ("loss/prediction", "loss/sigreg"):
+        assert in_bf16[name] != in_f32[name], "bfloat16 changed nothing: is it used?"
+        np.testing.assert_allclose(in_bf16[name], in_f32[name], rtol=3e-2)
