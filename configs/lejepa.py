@@ -55,7 +55,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if "base" in words:
         config.num_steps = 20_000
         config.batch_size = 512
-        config.steps_per_call = 10
         config.compute_dtype = "bfloat16"
         config.eval_every = 1000
         config.checkpoint_every = 1000

@@ -29,9 +29,10 @@ class Model(NamedTuple):
 def load(workdir: Path | str, checkpoint_step: int | str = "best") -> Model:
     """The encoder of the run in `workdir`, from its `best` (default) or `latest` checkpoint or a given step.
 
-    `encode(grids, background=None)` takes a list of 2-D integer arrays with colours 0..9 and sides up to 30, and returns
-    float32 [len(grids), D]. The grids are embedded one by one; their background is the commonest colour of each,
-    unless one colour (or -1, none) is given for all. Raises ValueError where there is no run or a grid is not one.
+    `encode(grids, background=None)` takes a list of 2-D integer arrays with colours 0..9 and sides up to 30, and
+    returns float32 [len(grids), D]. The grids are embedded each alone; their background is the commonest colour of
+    each, unless one colour (or -1, none) is given for all. Raises ValueError where there is no run, or for a grid
+    that is not one.
     """
     config = ConfigDict(run_folder.read_config(Path(workdir)))
     parts = train.build(config)

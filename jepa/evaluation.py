@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,17 +26,17 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
     """
     key = jax.random.key(seed)
 
-    def forward(state: TrainState, tables: Any, rows: jax.Array, key: jax.Array, gather: Callable) -> dict:
+    def forward(gather: Callable, state: TrainState, tables: Any, rows: jax.Array, key: jax.Array) -> dict[str, Any]:
         batch = gather(tables, rows, key, True)
         fixed = (state.target_params, state.objective_state)
         arguments = dict(key=key, step=state.step, train=False)
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
         out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
-        return {"examples": out.examples, "embeddings": out.embeddings, "terms": out.terms, "groups": batch.groups}
+        scalars = dict(out.terms) | dict(out.metrics)
+        return {"examples": out.examples, "embeddings": out.embeddings, "scalars": scalars, "groups": batch.groups}
 
     compiled = {
-        name: jax.jit(lambda state, tables, rows, key, gather=held_out.gather: forward(state, tables, rows, key, gather))
-        for name, held_out in source.validation.items()
+        name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()
     }
     describe_jit = jax.jit(describe)
 
@@ -46,17 +47,15 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
             draw = jax.random.fold_in(key, len(outputs))
             outputs.append(compiled[name](state, held_out.tables, rows, draw))
             count += len(rows)
-        terms = {term: np.mean([out["terms"][term] for out in outputs]) for term in outputs[0]["terms"]}
-        for out in outputs:
-            del out["terms"]
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"terms": terms}
+        scalars = [out.pop("scalars") for out in outputs]
+        means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"scalars": means}
 
     def evaluate(state: TrainState, num_examples: int) -> dict[str, float]:
         own = collect(OWN, state, num_examples)
-        metrics = {f"val/{name}": float(value) for name, value in own["terms"].items()}
-        metrics["val/prediction"] = float(np.mean(own["examples"]["prediction"]))
+        metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
         if "copy" in own["examples"]:
-            metrics["diag/copy_ratio"] = float(metrics["val/prediction"] / np.mean(own["examples"]["copy"]))
+            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / np.mean(own["examples"]["copy"]))
         if FOREIGN in source.validation:
             foreign = collect(FOREIGN, state, num_examples)["examples"]["prediction"]
             metrics |= demo_gain(own["examples"]["prediction"], foreign, own["groups"])
@@ -79,8 +78,12 @@ def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, resam
     return {"diag/demo_gain": float(gain), "diag/demo_gain_low": float(low), "diag/demo_gain_high": float(high)}
 
 
-def embedder(objective: Objective, run: TrainState) -> tuple[Callable, Callable, Callable]:
-    """What probes ask of a state, compiled: embed(table) -> [n, D], the same after the projector, and predict(context)."""
+def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable, Callable | None]]:
+    """What probes ask of a state, compiled: by name, embed(table) -> [n, D] and predict(context) in the same space.
+
+    `pooled` is the encoder's embedding. Where a projector carries the losses, the prediction lives behind it, so
+    `projected` has it and `pooled` has none.
+    """
 
     @jax.jit
     def embed(table: Any) -> jax.Array:
@@ -94,14 +97,17 @@ def embedder(objective: Objective, run: TrainState) -> tuple[Callable, Callable,
     def predict(context: Any) -> jax.Array:
         return objective.predict(run.params, run.objective_state, context)
 
-    return embed, embed_projected, predict
+    if "projector" not in run.params["heads"]:
+        return {"pooled": (embed, predict)}
+    return {"pooled": (embed, None), "projected": (embed_projected, predict)}
 
 
 def summary(metrics: Mapping[str, float]) -> list[dict[str, float | str]]:
     """Rows for a person: the headline figures, then scale and rank of every set of embeddings."""
-    rows = [{"figure": name, "value": value} for name, value in metrics.items() if name.count("/") == 1]
-    roles = dict.fromkeys(name.split("/")[1] for name in metrics if name.count("/") == 2)
     shown = ("std", "std_min", "std_max", "effective_rank", "rank_ratio", "sigreg_T_over_N")
-    for role in roles:
-        rows.append({"figure": role} | {name: metrics[f"diag/{role}/{name}"] for name in shown})
+    roles = [name.split("/")[1] for name in metrics if name.endswith("/effective_rank")]
+    described = tuple(f"diag/{role}/" for role in roles)
+    rows = [{"figure": name, "value": value} for name, value in metrics.items() if not name.startswith(described)]
+    for role, prefix in zip(roles, described, strict=True):
+        rows.append({"figure": role} | {name: metrics[prefix + name] for name in shown})
     return rows

@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jepa import registry, train
+from jepa import dry_run, registry, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file of configs/, with variants after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; runs/<config file>[-<variants>] if not given.")
@@ -25,7 +25,9 @@ def load_config(spec: str) -> ConfigDict:
     """The config of `path[:variants]`, before any override. Raises ValueError where there is no such file."""
     path, _, variant = spec.partition(":")
     if not Path(path).is_file():
-        raise ValueError(f"there is no config file {path!r}; configs/ holds {sorted(p.name for p in Path('configs').glob('*.py'))}")
+        raise ValueError(
+            f"there is no config file {path!r}; configs/ holds {sorted(p.name for p in Path('configs').glob('*.py'))}"
+        )
     return runpy.run_path(path)["get_config"](variant)
 
 
@@ -99,9 +101,12 @@ def main(argv: list[str]) -> None:
             section[name] = None
     select_platform(config.platform)
     use_compile_cache(config.cache_dir)
+    if DRY_RUN.value:
+        dry_run.run(config)
+        return
     spec = next(arg.partition("=")[2] for arg in reversed(sys.argv) if arg.startswith("--config="))
     workdir = Path(WORKDIR.value or default_workdir(spec))
-    train.run(config, workdir, dry_run=DRY_RUN.value, profile=PROFILE.value)
+    train.run(config, workdir, profile=PROFILE.value)
 
 
 def run() -> None:

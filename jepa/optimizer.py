@@ -41,7 +41,9 @@ def build(
     freeze: parameter paths, such as "trunk/encoder", below which nothing changes.
     """
     if not 0 <= warmup_steps < num_steps:
-        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; it must be at least 0 and below num_steps {num_steps}")
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup_steps}; it must be at least 0 and below num_steps {num_steps}"
+        )
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps, num_steps, final_rate * learning_rate
     )

@@ -194,59 +194,64 @@ def _masked_mean(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def retrieval(z: np.ndarray, train: _probes.RetrievalQueries, q: _probes.RetrievalQueries) -> dict[str, Outcome]:
     """R@1 over all tasks by cosine: of the change a pair makes against the mean change shown, and of inputs alone.
 
-    Each form is measured in the metric of its own within-task covariance on the training tasks, so that what varies
-    between the pairs of a task counts less (Hatch et al., Interspeech 2006: within-class covariance normalisation).
+    The cosine is taken in the inverse of the within-task covariance on the training tasks, so that what varies between
+    the pairs of one task counts less (within-class covariance normalisation; Hatch et al., Interspeech 2006).
     """
+    forms = {"delta": lambda pairs: z[pairs[..., 1]] - z[pairs[..., 0]], "input_only": lambda pairs: z[pairs[..., 0]]}
+    task, slot = np.nonzero(train.demo_mask)
     outcomes = {}
-    for name, form in {
-        "delta": lambda pairs: z[pairs[..., 1]] - z[pairs[..., 0]],
-        "input_only": lambda pairs: z[pairs[..., 0]],
-    }.items():
-        task, slot = np.nonzero(train.demo_mask)
-        normalise = within_task(form(train.demos[task, slot]), task)
-        query = _unit(normalise(form(q.query)))
-        gallery = _unit(normalise(_masked_mean(form(q.demos), q.demo_mask)))
-        similarity = query @ gallery.T
-        best = similarity >= similarity.max(1, keepdims=True) - 1e-6
+    for name, form in forms.items():
+        shown = form(train.demos[task, slot])
+        centre, precise = shown.mean(0), within_task_precision(shown, task)
+        query, gallery = form(q.query) - centre, _masked_mean(form(q.demos), q.demo_mask) - centre
+        similarity = query @ precise(gallery).T
+        similarity /= np.sqrt(np.maximum(np.sum(gallery * precise(gallery), axis=1), 1e-12))[None]
+        similarity /= np.sqrt(np.maximum(np.sum(query * precise(query), axis=1), 1e-12))[:, None]
+        best = similarity >= similarity.max(1, keepdims=True) - 1e-5
         outcomes[name] = Outcome(np.diagonal(best) / best.sum(1), q.groups)
     outcomes["gain"] = Outcome(outcomes["delta"].values - outcomes["input_only"].values, q.groups)
     return outcomes
 
 
-def within_task(x: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The map into coordinates where the covariance of x [n, D] around the means of its groups is white.
+def within_task_precision(x: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows times (W + shrinkage I)^-1, W the covariance of x [n, D] around the means of its groups.
 
-    The covariance is shrunk half way to its mean eigenvalue: there are about as many dimensions as examples.
+    The shrinkage is W's mean eigenvalue: there are about as many dimensions as examples.
     """
     counts = np.bincount(groups)[:, None]
     means = np.zeros((len(counts), x.shape[1]), np.float32)
     np.add.at(means, groups, x)
     residual = x - (means / np.maximum(counts, 1))[groups]
-    variance, axes = np.linalg.eigh(residual.T @ residual / len(x))
-    variance = np.maximum(variance, 0.0)
-    whiten = axes / np.sqrt(variance + max(variance.mean(), 1e-12))
-    centre = x.mean(0)
-    return lambda new: (new - centre) @ whiten
+    shrinkage = np.float32(max(np.mean(np.sum(residual**2, axis=1)) / x.shape[1], 1e-12))
+    r = residual / np.sqrt(np.float32(len(x)))
+    if r.shape[1] <= r.shape[0]:
+        return lambda new: np.linalg.solve(_shrunk_gram(r.T, shrinkage), new.T).T
+    # Woodbury: with more dimensions than examples the smaller system is the one between examples.
+    inner = np.linalg.inv(_shrunk_gram(r, shrinkage))
+    return lambda new: (new - new @ r.T @ inner @ r) / shrinkage
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def _shrunk_gram(x: np.ndarray, shrinkage: float) -> np.ndarray:
+    """x x^T + shrinkage I, [n, n]."""
+    gram = x @ x.T
+    gram[np.diag_indices(len(x))] += shrinkage
+    return gram
 
 
 def ridge(x: np.ndarray, y: np.ndarray, *, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
     """Ridge regression of y [n] or [n, K] on x [n, D], standardised here; `penalty` is per example and dimension."""
     mean, std = moments(x)
     a = ((x - mean) / std).astype(np.float32)
-    scale = np.float32(penalty * len(x))
+    centred, scale = y - y.mean(0), np.float32(penalty * len(x))
     if len(x) < x.shape[1]:
-        w = a.T @ np.linalg.solve(a @ a.T + scale * np.eye(len(x), dtype=np.float32), y - y.mean(0))
+        w = a.T @ np.linalg.solve(_shrunk_gram(a, scale), centred)
     else:
-        w = np.linalg.solve(a.T @ a + scale * np.eye(x.shape[1], dtype=np.float32), a.T @ (y - y.mean(0)))
+        w = np.linalg.solve(_shrunk_gram(a.T, scale), a.T @ centred)
     w = w / std.reshape(-1, *[1] * (y.ndim - 1))
     return lambda new: new @ w + (y.mean(0) - mean @ w)
 
 
-FACTS = ("repeated shape", *_probes.SYMMETRIES)
+FACTS = ("repeated-shape", *_probes.SYMMETRIES)
 
 
 def fact_labels(table: Table, facts: _probes.GridFacts) -> np.ndarray:
@@ -257,7 +262,9 @@ def fact_labels(table: Table, facts: _probes.GridFacts) -> np.ndarray:
     return np.concatenate([repeated[:, None], facts.symmetry], axis=1)
 
 
-def grid_facts(z, table, train, test, *, penalty: float = 0.01) -> dict[str, Outcome]:
+def grid_facts(
+    z: np.ndarray, table: Table, train: _probes.GridFacts, test: _probes.GridFacts, *, penalty: float = 0.01
+) -> dict[str, Outcome]:
     """Linear (ridge) probes of the facts of a grid, fitted on the grids of `train`, decision values on `test`."""
     decide = ridge(z[train.rows], fact_labels(table, train).astype(np.float32), penalty=penalty)
     values, labels = decide(z[test.rows]), fact_labels(table, test)
@@ -329,83 +336,79 @@ def load_tasks() -> tuple[list, dict[str, list]]:
 
 def evaluate(
     embed: Embed,
-    embed_projected: Embed,
-    predict: Callable,
+    predict: Callable | None,
     *,
     trained_ids: Iterable[str],
     cache_dir: str,
-    untrained: tuple[Embed, Embed, Callable] | None = None,
+    untrained: tuple[Embed, Callable | None] | None = None,
     tasks: tuple[list, dict[str, list]] | None = None,
     seed: int = 0,
 ) -> dict:
     """Every probe of one encoder beside its controls, as JSON-able rows; `rows` makes them readable.
 
-    embed: table of CHUNK grids -> [CHUNK, D]; predict: contexts (x_i, y_i, x), leaves [CHUNK, 3, ...] -> [CHUNK, P], to
-    be compared with embed_projected of the output, [CHUNK, P]. `untrained` is the same at initialisation. `tasks`
-    (those to fit on, those to evaluate by collection) are `load_tasks` unless given. Raises ValueError where a task of
-    `trained_ids` would be evaluated.
+    embed: table of CHUNK grids -> [CHUNK, D]; predict: contexts (x_i, y_i, x), leaves [CHUNK, 3, ...] -> the embedding
+    of the output, [CHUNK, D], or None where nothing predicts in this space. `untrained` is the same pair at
+    initialisation. `tasks` (those to fit on, those to evaluate by collection) are `load_tasks` unless given. Raises
+    ValueError where a task of `trained_ids` would be evaluated.
     """
     training, evaluation = load_tasks() if tasks is None else tasks
+    trained_ids = set(trained_ids)
     for name, collection in evaluation.items():
         _collections.check_no_overlap(trained_ids, [task.id for task in collection], f"the probes on {name} evaluation")
     questions = _probes.build(training, evaluation, seed=seed)
     table = _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir)
     answered = {}
-    for name, encoder in {"trained": (embed, embed_projected, predict), "untrained": untrained}.items():
+    for name, encoder in {"trained": (embed, predict), "untrained": untrained}.items():
         if encoder is not None:
-            answered[name] = answer(encoder[0], table, questions) | predicted(*encoder[1:], table, questions)
+            answered[name] = answer(*encoder, table, questions)
     for name, control in CONTROLS.items():
-        answered[name] = answer(jax.jit(control), table, questions)
+        answered[name] = answer(jax.jit(control), None, table, questions)
     answered["pixels"] = answers(one_hot_pixels(questions.grids), table, questions)
     noise = np.random.default_rng(seed).normal(size=(len(questions.grids), 256)).astype(np.float32)
     answered["no_information"] = answers(noise, table, questions)
     return {
         "seed": seed,
         "num_tasks": {name: len(collection) for name, collection in evaluation.items()},
-        "rows": [_row(name, chance, answered) for name, chance in chances(questions).items()],
+        "rows": [
+            _row(name, chance, answered) for name, chance in chances(questions).items() if name in answered["trained"]
+        ],
     }
 
 
-def rows(result: dict) -> list[dict]:
-    """`evaluate`'s result for a person: a row for each probe, in which every column stands beside the score."""
-    return [_readable(row) for row in result["rows"]]
+def rows(result: dict) -> list[str]:
+    """`evaluate`'s result for a person: the lines of a table with a row for each probe."""
+    lines = [_readable(row) for row in result["rows"]]
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    empty = dict.fromkeys(columns, "")
+    cells = [columns, *[list((empty | line).values()) for line in lines]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def _readable(row: dict) -> dict:
-    baselines = {name: baseline["score"] for name, baseline in row["baselines"].items()}
-    untrained = row["untrained"]["score"] if "untrained" in row else ""
-    line = {"probe": row["probe"], "trained": row["score"], "95 %": _bounds(row), "untrained": untrained}
-    line |= {name: control["score"] for name, control in row["controls"].items()}
-    for name, value in baselines.items():
-        line["foreign demos" if name.endswith("_foreign") else name.replace("_", " ")] = value
-    line |= {"no information": row["no_information"], "chance": row["chance"]}
+def _readable(row: dict) -> dict[str, str]:
+    """Every column beside the score, as text; `over` is the paired difference to the best control."""
+    estimates = {"trained": row} | ({"untrained": row["untrained"]} if "untrained" in row else {}) | row["controls"]
+    for name, baseline in row["baselines"].items():
+        estimates["foreign demos" if name.endswith("_foreign") else name.replace("_", " ")] = baseline
+    line = {"probe": row["probe"]} | {name: f"{estimate['score']:.3f}" for name, estimate in estimates.items()}
+    line |= {"no information": f"{row['no_information']:.3f}", "chance": f"{row['chance']:.4f}"}
     over = row["over_best_control"]
-    return line | {"over": over["control"], "difference": over["difference"], "95 % of it": _bounds(over)}
+    line["trained 95 %"] = f"[{row['low']:.3f}, {row['high']:.3f}]"
+    line["over"] = f"{over['control']} {over['difference']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}]"
+    return line
 
 
-def _bounds(estimate: dict) -> str:
-    return f"{estimate['low']:.3f} {estimate['high']:.3f}"
-
-
-def answer(embed: Embed, table: Table, questions: _probes.Questions) -> dict[str, Outcome]:
-    """The outcomes of an encoder, standardised per dimension on the training grids."""
-    z = in_chunks(embed, table, np.arange(len(table["size"])))
-    mean, std = moments(z[questions.facts["training"].rows])
-    z = (z - mean) / std
-    guess = demo_free(z, questions.rule["training/edit"])
-    guesses = {f"rule/{name}/demo_free": guess(q) for name, q in _evaluated(questions)}
-    return answers(z, table, questions) | guesses
-
-
-def predicted(embed: Embed, predict: Callable, table: Table, questions: _probes.Questions) -> dict[str, Outcome]:
-    """The outcomes of a predictor, in the space and the metric it was trained in; also under foreign demonstrations."""
-    outcomes = {}
+def answer(embed: Embed, predict: Callable | None, table: Table, questions: _probes.Questions) -> dict[str, Outcome]:
+    """The outcomes of an encoder: its predictor's in the metric it was trained in, all others standardised."""
+    raw = in_chunks(embed, table, np.arange(len(table["size"])))
+    mean, std = moments(raw[questions.facts["training"].rows])
+    z = (raw - mean) / std
+    outcomes, guess = answers(z, table, questions), demo_free(z, questions.rule["training/edit"])
     for name, q in _evaluated(questions):
-        needed, position = np.unique(q.candidates, return_inverse=True)
-        candidates = in_chunks(embed, table, needed)[position.reshape(q.candidates.shape)]
-        for suffix in ("", "_foreign"):
+        outcomes[f"rule/{name}/demo_free"] = guess(q)
+        for suffix in ("", "_foreign") if predict is not None else ():
             z_hat = predictions(predict, table, q, foreign=bool(suffix))
-            top1 = expected_top1(nearest(candidates, z_hat), q.candidate_mask)
+            top1 = expected_top1(nearest(raw[q.candidates], z_hat), q.candidate_mask)
             outcomes[f"rule/{name}/predictor_l2{suffix}"] = Outcome(top1, q.groups)
     return outcomes
 
@@ -453,7 +456,7 @@ def _row(name: str, chance: float, answered: dict[str, dict[str, Outcome]]) -> d
     row["baselines"] = {key: interval(own[f"{path}/{key}"], weights) for key in baselines}
     row["over_best_control"] = {"control": best, **paired_difference(own[name], controls[best], weights)}
     row["over_baselines"] = {key: paired_difference(own[name], own[f"{path}/{key}"], weights) for key in baselines}
-    if "untrained" in answered:
+    if "untrained" in answered and name in answered["untrained"]:
         row["untrained"] = interval(answered["untrained"][name], weights)
         row["over_untrained"] = paired_difference(own[name], answered["untrained"][name], weights)
     return row

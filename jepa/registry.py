@@ -33,7 +33,9 @@ def build(package: str, name: str, *args: Any, **kwargs: Any) -> Any:
     unknown = sorted(set(kwargs) - set(takes))
     if unknown:
         raise ValueError(f"{package}/{name} does not take {unknown}; it takes {takes}")
-    missing = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in kwargs)
+    missing = sorted(
+        p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in kwargs
+    )
     if missing:
         raise ValueError(f"{package}/{name} needs {missing}")
     return function(*args, **kwargs)

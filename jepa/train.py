@@ -10,15 +10,13 @@ from __future__ import annotations
 import functools
 import json
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jepa import checkpoint, evaluation, metrics, optimizer, probe, registry, run_folder, state, train_step
@@ -37,6 +35,10 @@ MAY_CHANGE = (
     "probe",
     "cache_dir",
     "platform",
+)
+READ_ONCE = (  # with MAY_CHANGE, every key of a config; one that is neither would be read by nothing
+    *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "init_from", "init_parts", "freeze"),
+    *("data", "encoder", "objective", "weights", "optimizer"),
 )
 
 
@@ -57,6 +59,7 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
 
 def build(config: ConfigDict) -> Parts:
     """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
+    check_keys(config)
     check_cadences(config)
     source = registry.build(
         "data",
@@ -81,6 +84,17 @@ def build(config: ConfigDict) -> Parts:
     return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)))
 
 
+def check_keys(config: ConfigDict) -> None:
+    """Raises ValueError for a key of the config that nothing reads, and for one that is missing."""
+    known = (*READ_ONCE, *MAY_CHANGE)
+    for key in config:
+        if key not in known:
+            raise ValueError(f"config.{key} is read by nothing: {registry.nearest(key, known)}")
+    missing = sorted(set(known) - set(config))
+    if missing:
+        raise ValueError(f"the config lacks {missing}; configs/base.py has every key")
+
+
 def check_cadences(config: ConfigDict) -> None:
     """Every cadence is in steps; each must be reached at the end of a dispatch of `steps_per_call` steps."""
     for name in ("steps_per_call", "log_every", "eval_every", "checkpoint_every", "num_steps", "max_bad_steps"):
@@ -88,7 +102,9 @@ def check_cadences(config: ConfigDict) -> None:
             raise ValueError(f"config.{name} is {config[name]}; it must be at least 1")
     for name in ("log_every", "eval_every", "num_steps"):
         if config[name] % config.steps_per_call:
-            raise ValueError(f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}")
+            raise ValueError(
+                f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}"
+            )
     if config.checkpoint_every % config.eval_every:
         raise ValueError(
             f"config.checkpoint_every {config.checkpoint_every} must be a multiple of eval_every {config.eval_every}, "
@@ -151,13 +167,10 @@ class Interrupted(Exception):
         self.signal = signal.Signals[name].value
 
 
-def run(config: ConfigDict, workdir: Path, *, dry_run: bool = False, profile: str | None = None) -> None:
+def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> None:
     """Trains to `config.num_steps` in `workdir`, or continues there, then evaluates. Raises ValueError for a mistake
     in the config or the workdir, FloatingPointError when a loss stays non-finite, Interrupted after a signal."""
     traced = parse_profile(profile)
-    if dry_run:
-        print_dry_run(config)
-        return
     run_folder.check_writable(workdir)
     with run_folder.lock(workdir), run_folder.graceful_stop() as stop_requested:
         check_config(config, workdir)
@@ -204,6 +217,10 @@ def restore_or_start(
         print(notice)
     if restored.host["digest"] != parts.source.digest:
         raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
+    if restored.step % config.steps_per_call:
+        raise ValueError(
+            f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
+        )
     print(f"resuming at step {restored.step}")
     return restored.state, restored.step
 
@@ -220,9 +237,7 @@ def loop(
 ) -> state.TrainState:
     """Trains from `step` to the end; returns the last state. A line is recorded before the checkpoint of its step."""
     record = metrics.multi(metrics.jsonl(workdir / "metrics.jsonl", step), metrics.tensorboard(workdir, step))
-    console = metrics.console(
-        total_steps=config.num_steps, examples_per_step=config.batch_size, start_step=step
-    )
+    console = metrics.console(total_steps=config.num_steps, examples_per_step=config.batch_size, start_step=step)
     writer = metrics.multi(record, console)
     evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=config.seed)
     train_call = make_train_call(config, parts)
@@ -290,36 +305,13 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
     metrics.print_table(evaluation.summary(final), title=f"validation, {config.final_examples} examples")
     result: dict[str, Any] = {"step": int(train_state.step), "validation": final}
     if config.probe:
-        trained, untrained = (
-            evaluation.embedder(parts.objective, which) for which in (train_state, parts.init())
-        )
-        result["probes"] = probe.evaluate(
-            *trained, untrained=untrained, trained_ids=parts.source.ids, cache_dir=config.cache_dir
-        )
-        metrics.print_table(probe.rows(result["probes"]), title="probes")
+        trained, untrained = (evaluation.embedders(parts.objective, run) for run in (train_state, parts.init()))
+        result["probes"] = {}
+        for name, (embed, predict) in trained.items():
+            scored = probe.evaluate(
+                embed, predict, untrained=untrained[name], trained_ids=parts.source.ids, cache_dir=config.cache_dir
+            )
+            result["probes"][name] = scored
+            print(f"probes of the {name} embedding", *probe.rows(scored), sep="\n")
     run_folder.atomic_write_json(workdir / "probes.json", result)
     print(f"done: {workdir}")
-
-
-def print_dry_run(config: ConfigDict) -> None:
-    """Parameters, shapes, memory and time per step, from a few real steps; writes nothing."""
-    parts = build(config)
-    train_state = parts.init()
-    print(parameter_overview.get_parameter_overview(train_state.params, include_stats=False))
-    rows = np.stack([parts.source.indices(i) for i in range(config.steps_per_call)])
-    key = jax.random.key(config.seed)
-    batch = jax.eval_shape(lambda rows: parts.source.gather(parts.source.tables, rows, key, True), rows[0])
-    shapes = [
-        {"batch": optimizer.path_name(path), "shape": str(leaf.shape), "dtype": str(leaf.dtype)}
-        for path, leaf in jax.tree.leaves_with_path(batch)
-    ]
-    metrics.print_table(shapes)
-    compiled = make_train_call(config, parts).lower(train_state, parts.source.tables, rows).compile()
-    memory = compiled.memory_analysis()
-    train_state, _ = jax.block_until_ready(compiled(train_state, parts.source.tables, rows))
-    began = time.perf_counter()
-    jax.block_until_ready(compiled(train_state, parts.source.tables, rows))
-    seconds = (time.perf_counter() - began) / config.steps_per_call
-    mib = 2**20
-    print(f"data and state {memory.argument_size_in_bytes / mib:,.0f} MiB, temporaries {memory.temp_size_in_bytes / mib:,.0f} MiB")
-    print(f"{seconds * 1e3:,.0f} ms per step of {config.batch_size}: {seconds * config.num_steps / 60:,.0f} minutes for the run")

@@ -22,13 +22,15 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]
 def check_weights(weights: Mapping[str, float | None], objective: Objective) -> None:
     """Raises ValueError unless `weights` names exactly the terms of the objective."""
     if set(weights) != set(objective.terms):
-        raise ValueError(f"config.weights names {sorted(weights)}; the terms of the objective are {sorted(objective.terms)}")
+        raise ValueError(
+            f"config.weights names {sorted(weights)}; the terms of the objective are {sorted(objective.terms)}"
+        )
     if all(weight is None for weight in weights.values()):
         raise ValueError(f"config.weights turns off every term; give at least one of {sorted(weights)} a weight")
 
 
 def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> tuple[Array, dict[str, Array]]:
-    """The total and, by path, each term raw (`loss/`), weighted (`weighted/`) and as a share of the total (`share/`)."""
+    """The total and, by path, each term raw (`loss/`), weighted (`weighted/`) and as a share of it (`share/`)."""
     on = {name: weight for name, weight in sorted(weights.items()) if weight is not None}
     weighted = {name: weight * terms[name] for name, weight in on.items()}
     total = sum(weighted.values())
@@ -55,6 +57,7 @@ def make_train_step(
     freeze: parameter paths that get no gradient, and so do not count in its norm.
     """
     check_weights(weights, objective)
+    off = {name for name, weight in weights.items() if weight is None}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key_trunk, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -87,7 +90,9 @@ def make_train_step(
         # Selected, never multiplied: 0 * NaN is NaN. Only the step (and with it data and randomness) moves on.
         new_state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
         new_state = new_state.replace(step=state.step + 1, health=update_health(state.health, ok, out, weights))
-        metrics |= {f"metric/{name}": value for name, value in out.metrics.items()}
+        # Reporting a metric of a term that is off would compile the term after all.
+        reported = {name: value for name, value in out.metrics.items() if name.split("/")[0] not in off}
+        metrics |= {f"metric/{name}": value for name, value in reported.items()}
         metrics |= {
             "grad/norm": grad_norm,
             "grad/norm_clipped": jnp.minimum(grad_norm, max_grad_norm),

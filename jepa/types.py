@@ -62,6 +62,7 @@ class Encoder(NamedTuple):
 class LossOutput(NamedTuple):
     """What an objective returns: `terms` are unweighted scalars, named exactly as `Objective.terms`.
 
+    `metrics` are scalars to log; one named `<term>/...` belongs to that term and is left out where the term is off.
     `embeddings` are the [N, D] sets that diagnostics describe, by role (`context`, `target`, `predicted`, ...).
     `examples` are per-example quantities [B] that evaluation averages and bootstraps.
     """

@@ -83,7 +83,7 @@ def test_leading_axes_are_independent(table):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(ValueError, match=r"encoder.pooling is 'max'"):
+    with pytest.raises(ValueError, match=r"encoder\.pooling is 'max'"):
         registry.build("encoders", "objects", pooling="max")
-    with pytest.raises(ValueError, match="must be a multiple of encoder.num_heads"):
+    with pytest.raises(ValueError, match=r"must be a multiple of encoder\.num_heads"):
         registry.build("encoders", "objects", dim=10, num_heads=4)

@@ -33,8 +33,8 @@ def test_the_terms_are_the_prediction_error_and_the_gaussianity_of_every_time_st
     parts, state, batch = built("tiny")
     out = output(parts, state, batch)
     assert set(out.terms) == set(parts.objective.terms) == {"prediction", "sigreg"}
-    encode = lambda observation: parts.objective.encode(state.params, {}, observation).pooled
-    z_context, z_target = encode(batch.context), encode(batch.target)  # [B, 3, D], [B, D]
+    z_context = parts.objective.encode(state.params, {}, batch.context).pooled  # [B, 3, D]
+    z_target = parts.objective.encode(state.params, {}, batch.target).pooled  # [B, D]
     z_hat = parts.objective.predict(state.params, {}, batch.context)
     np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z_target) ** 2), rtol=1e-5)
     np.testing.assert_allclose(out.examples["copy"], jnp.mean((z_context[:, 2] - z_target) ** 2, axis=-1), rtol=1e-5)

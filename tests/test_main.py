@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import jepa
 from jepa import checkpoint, main, metrics
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +23,9 @@ def command(workdir, *overrides, config="configs/lejepa.py:tiny"):
 
 
 def run(workdir, *overrides, config="configs/lejepa.py:tiny"):
-    return subprocess.run(command(workdir, *overrides, config=config), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(workdir, *overrides, config=config), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
 
 
 def final_params(workdir):
@@ -65,7 +69,7 @@ def test_the_main_job_trains_evaluates_and_says_what_it_did(finished):
     assert "step 20/20" in done.stdout and "demo_gain" in done.stdout
     assert list(workdir.glob("events.out.tfevents*"))
     result = json.loads((workdir / "probes.json").read_text())
-    assert result["validation"]["diag/copy_ratio"] > 0
+    assert result["validation"]["val/prediction/copy_ratio"] > 0
 
 
 def test_a_finished_run_says_so(finished):
@@ -89,8 +93,10 @@ def test_a_terminated_run_saves_and_resumes_to_the_same_bits(finished, tmp_path)
     workdir = tmp_path / "stopped"
     process = subprocess.Popen(command(workdir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline and not (
-        (workdir / "metrics.jsonl").is_file() and (workdir / "metrics.jsonl").read_text().count("\n")
+    while (
+        process.poll() is None
+        and time.monotonic() < deadline
+        and not ((workdir / "metrics.jsonl").is_file() and (workdir / "metrics.jsonl").read_text().count("\n"))
     ):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -155,6 +161,75 @@ def test_a_mistake_is_one_sentence(override, tmp_path):
     assert refused.returncode == 2, refused.stdout
     assert MISTAKES[override] in refused.stderr and "Traceback" not in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["teacher", "pooled", "mean", "views", "teacher,pooled"])
+def test_every_variant_trains_to_its_end(variant, tmp_path):
+    done = run(tmp_path / "run", config=f"configs/lejepa.py:{variant},tiny")
+    assert done.returncode == 0, done.stderr
+    assert all(np.isfinite(row["loss/total"]) for row in rows(tmp_path / "run") if "loss/total" in row)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_another_and_keeps_what_is_frozen(finished, tmp_path):
+    source, _ = finished
+    options = (f"--config.init_from={source}", "--config.freeze=('trunk/encoder',)", "--config.seed=5")
+    done = run(tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    before, after = flat(checkpoint.restore_params(source)), flat(checkpoint.restore_params(tmp_path / "run"))
+    trunk = [path for path in before if path.startswith("/trunk/encoder")]
+    assert trunk and all(np.array_equal(before[path], after[path]) for path in trunk)
+    assert any(not np.array_equal(before[path], after[path]) for path in before if path not in trunk)
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_extended(finished, tmp_path):
+    source, _ = finished
+    workdir = tmp_path / "longer"
+    shutil.copytree(source, workdir)
+    assert run(workdir, "--config.num_steps=30").returncode == 0
+    assert [row["step"] for row in rows(workdir) if "loss/total" in row] == [5, 10, 15, 20, 25, 30]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+def test_a_damaged_newest_checkpoint_is_moved_aside_and_the_one_before_used(finished, tmp_path, harm):
+    source, _ = finished
+    workdir = tmp_path / "damaged"
+    shutil.copytree(source, workdir)
+    newest = workdir / "checkpoints" / "20"
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if harm == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    done = run(workdir)
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint at step 20 is damaged" in done.stdout and "resuming at step 10" in done.stdout
+    assert list((workdir / "checkpoints" / "damaged").glob("20-*"))
+    assert final_params(workdir) == final_params(source)
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_the_parameters_and_writes_nothing(tmp_path):
+    shown = run(tmp_path / "run", "--dry_run")
+    assert shown.returncode == 0 and "trunk/encoder/embed/kernel" in shown.stdout and "ms per step" in shown.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loaded_run_embeds_grids_and_names_what_is_not_one(finished):
+    model = jepa.load(finished[0])
+    grids = [np.array([[0, 1], [1, 0]]), np.zeros((30, 7), int), np.array([[3]])]
+    embeddings = model.encode(grids)
+    assert embeddings.shape == (3, 16) and embeddings.dtype == np.float32
+    np.testing.assert_allclose(model.encode(grids[1:])[0], embeddings[1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="12"):
+        model.encode([np.array([[12]])])
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        jepa.load(finished[0] / "nowhere")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -318,9 +318,10 @@ def test_background_is_the_mode_of_the_whole_sequence():
     ("why", "text", "expected"),
     [
         ("more cells on the border", "1111 1221 2221 2221", 1),
-        ("more cells on the border", "2112 2112 2112 2222 1111", 2),
+        ("more cells on the border", "212 112 112 221", 2),  # of more components
         ("fewer components", "1221", 2),
         ("farther from the centre", "11223", 1),
+        ("farther from the centre", "2121 2212 1121", 1),  # of the smaller canonical form
         ("canonical form", "1211 2121 2122", 1),
         ("canonical form", "1121 2121 2212", 2),
         ("one cell each", "12", -1),
@@ -379,6 +380,16 @@ def test_the_cut_keeps_the_largest_and_drops_all_that_tie():
     total = {name: table[name][0, 1:].sum(0) for name in ("histogram", "moment")}
     np.testing.assert_array_equal(total["histogram"][1:], np.bincount(grid.ravel(), minlength=10)[1:])
     np.testing.assert_array_equal(total["moment"], np.argwhere(grid).sum(0))
+
+
+def test_the_cut_looks_at_area_before_perimeter():
+    grid = np.zeros((30, 30), np.uint8)
+    rows, columns = np.indices(grid.shape)
+    grid[(rows < 16) & (columns < 28) & (rows % 4 < 3) & (columns % 4 < 3)] = 1  # 28 blocks of 9 cells, perimeter 12
+    grid[(rows >= 17) & (columns < 28) & (rows % 2 == 1) & (columns % 7 < 6)] = 2  # 28 bars of 6 cells, perimeter 14
+    table = _objects.tokenise([grid], [0])
+    areas = table["shape"][0, 1 : tables.OVERFLOW, 0]
+    assert table["shape"][0, 0, 3] == 56 and (areas == 9).sum() == 28 and (areas == 6).sum() <= 4
 
 
 def test_a_tie_across_the_cut_goes_to_the_overflow_token_whole():

@@ -60,7 +60,9 @@ def compare(num, dim, slices, repetitions):
 
 def main():
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; value and gradient, float32")
-    print("| N, D, M | ours ms | direct ms | projections ms | faster | x floor | ours MB | direct MB | smaller | gradient |")
+    print(
+        "| N, D, M | ours ms | direct ms | projections ms | faster | x floor | ours MB | direct MB | smaller | error |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for num, dim, slices in SIZES:
         ms, mb, error = compare(num, dim, slices, repetitions=max(5, min(50, 2**26 // (num * slices))))

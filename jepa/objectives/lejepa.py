@@ -57,6 +57,13 @@ class PooledPredictor(nn.Module):
         return Mlp((self.dim,) * self.depth + (context.pooled.shape[-1],))(z)
 
 
+def readout_scale(pooled: Array, num_readouts: int) -> dict[str, Array]:
+    """Smallest and largest standard deviation of a readout over the batch, its dimensions pooled; 1 under N(0, I)."""
+    z = pooled.reshape(-1, num_readouts, pooled.shape[-1] // num_readouts)
+    std = jnp.sqrt(jnp.mean(jnp.var(z, axis=0), axis=-1))  # [R]
+    return {"readout/std_min": jnp.min(std), "readout/std_max": jnp.max(std)}
+
+
 def build(
     encoder: Encoder,
     *,
@@ -130,7 +137,7 @@ def build(
         z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
         # Each time step or view is a test of its own: flattening them would multiply the target (see sigreg).
         statistic = sigreg(jnp.swapaxes(z, 0, 1), key, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
-        metrics = {"sigreg_T": statistic}
+        metrics = {"sigreg/T": statistic} | readout_scale(latents["online"].pooled, num_readouts)
         if batch.views is not None:
             error = view_invariance(z, num_global_views)  # [B]
             embeddings = {"views": z.reshape(-1, z.shape[-1])}
@@ -141,7 +148,7 @@ def build(
             z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
             error = squared_error(z_hat, z_target)  # [B]
             copy_error = squared_error(z[:, -2], z_target)
-            metrics["copy_ratio"] = jnp.mean(error) / jnp.mean(copy_error)
+            metrics["prediction/copy_ratio"] = jnp.mean(error) / jnp.mean(copy_error)
             pooled = latents["online"].pooled
             embeddings = {"context": pooled[:, :-1].reshape(-1, pooled.shape[-1]), "target": pooled[:, -1]}
             embeddings["predicted"] = z_hat
