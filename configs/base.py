@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.platform = "cpu"  # or "gpu"
-    config.compute_dtype = "float32"  # or "bfloat16": encoder and predictor only; losses are float32
+    config.compute_dtype = "float32"  # or "bfloat16": encoder and token predictor; all else is float32
 
-    config.num_steps = 1500
+    config.num_steps = 1200
     config.batch_size = 128
     config.steps_per_call = 10  # training steps per dispatch, scanned on the device
     config.max_grad_norm = 1.0
@@ -26,10 +26,10 @@ def get_config() -> ConfigDict:
     config.max_bad_steps = 20  # stop after so many non-finite steps in a row
 
     config.log_every = 10
-    config.eval_every = 250
+    config.eval_every = 200
     config.eval_examples = 512  # validation examples at each evaluation
     config.final_examples = 4096  # and at the end
-    config.checkpoint_every = 250
+    config.checkpoint_every = 200
     config.cache_dir = "~/.cache/jepa"  # tokenised grids
 
     config.optimizer = ConfigDict(

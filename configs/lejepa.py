@@ -25,6 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
             collection="arc2-clean",  # 623 training tasks of ARC-AGI-2 that no evaluation set contains
             folder=config_dict.placeholder(str),  # your own ARC JSON files instead
             stream="analogy",
+            num_views=4,  # read by the stream "views"
             validation_share=0.1,
             d4=True,
             palette=True,
@@ -63,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.objective.update(predictor_dim=256, predictor_depth=4, num_heads=8, num_slices=1024)
     if "tiny" in words:
         config.num_steps = 20
-        config.batch_size = 8
+        config.batch_size = 16
         config.steps_per_call = 5
         config.log_every = 5
         config.eval_every = config.checkpoint_every = 10

@@ -7,7 +7,7 @@ method as a handful of functions; an *observation* is what an encoder reads (for
 """
 
 
-def load(workdir, checkpoint_step="best"):
+def load(workdir, checkpoint_step="latest"):
     """The encoder of a run folder; see `jepa.encode.load`."""
     from jepa import encode  # imported late: `import jepa` must not start JAX
 

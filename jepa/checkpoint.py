@@ -1,25 +1,17 @@
 """Checkpoints of a run: the training state and a JSON record, the newest few and the best one.
 
-On disk a checkpoint is a folder named by its step with two Orbax items: `state`, the arrays as nested dictionaries
-by parameter path, and `record`, a JSON object with what the host knows, the metrics, and of every array its
-shape, dtype and CRC-32. The record carries a CRC-32 of itself. So a reader needs no code of the model, a damaged
-checkpoint is told from one of another model, and neither is ever restored silently.
-
 A save is synchronous: when `save` returns, the checkpoint is on disk under its final name, and a full disk shows at
-that save. One process writes; any number may read while it does.
+that save. One process writes; any number may read while it does. `jepa.checkpoint_files` has the format, in which a
+damaged checkpoint is told from one of another model; here is which checkpoints are kept, and which one is restored.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-import json
 import math
 import shutil
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +21,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-PyTree = Any
+from jepa import checkpoint_files
+from jepa.checkpoint_files import Damaged, first_line, quiet_orbax
+from jepa.paths import by_path, nest
+from jepa.types import PyTree
+
 Step = int | Literal["latest", "best"]
 
 
@@ -49,10 +45,6 @@ class Restored(NamedTuple):
     host: dict[str, Any]
     step: int
     notices: tuple[str, ...]
-
-
-class Damaged(Exception):
-    """The files of a checkpoint are not what was saved."""
 
 
 class _KeepBest(NamedTuple):
@@ -79,7 +71,7 @@ def open_manager(folder: Path | str, *, best_metric: str, keep_latest: int = 2) 
         enable_async_checkpointing=False,
     )
     _remove_half_written(folder)
-    with _orbax():
+    with quiet_orbax():
         checkpoints = Checkpoints(folder, ocp.CheckpointManager(folder, options=options), best_metric, values)
     _refresh(checkpoints)
     return checkpoints
@@ -97,7 +89,7 @@ def open_reader(folder: Path | str, *, best_metric: str | None = None) -> Checkp
 
 def close(checkpoints: Checkpoints) -> None:
     if checkpoints.manager is not None:
-        with _orbax():
+        with quiet_orbax():
             checkpoints.manager.close()
 
 
@@ -129,32 +121,17 @@ def save(
             f"{checkpoints.folder} already holds step {known[-1]}, later than step {step} to be saved: "
             f"continue an earlier step in a new workdir"
         )
-    leaves = _by_path(state)
-    for path, leaf in leaves.items():
-        if not isinstance(leaf, jax.Array):
-            raise ValueError(f"{path} of the state is a {type(leaf).__name__}: a state holds JAX arrays only")
-    arrays = {path: _to_host(leaf) for path, leaf in leaves.items()}
     finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-    record = _sign(
-        {
-            "step": step,
-            "host": dict(host),
-            "metrics": finite,
-            "best_metric": checkpoints.best_metric,
-            "arrays": {path: _describe(leaf, arrays[path]) for path, leaf in leaves.items()},
-        }
-    )
-    tree = _nest({path: x for path, x in arrays.items() if x.size})  # Orbax refuses arrays of size zero
-    items = ocp.args.Composite(state=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
+    items = checkpoint_files.pack(step, state, host, finite, checkpoints.best_metric)
     if checkpoints.best_metric in finite:  # before the save, which decides what to keep
         checkpoints.values[step] = finite[checkpoints.best_metric]
     try:
-        with _orbax():
+        with quiet_orbax():
             checkpoints.manager.save(step, args=items, force=True)
     except Exception as error:
         checkpoints.values.pop(step, None)
         _remove_half_written(checkpoints.folder)
-        raise OSError(f"could not save step {step} to {checkpoints.folder}: {_first_line(error)}") from error
+        raise OSError(f"could not save step {step} to {checkpoints.folder}: {first_line(error)}") from error
     _refresh(checkpoints)
     return True
 
@@ -172,16 +149,16 @@ def restore(checkpoints: Checkpoints, abstract_state: PyTree, step: Step = "late
     if found is None:
         return None
     record, arrays, notices = found
-    expected, structure = _by_path(abstract_state), jax.tree.structure(abstract_state)
-    leaves = [_to_device(arrays[path], record["arrays"][path], leaf) for path, leaf in expected.items()]
+    expected, structure = by_path(abstract_state), jax.tree.structure(abstract_state)
+    leaves = [checkpoint_files.to_device(arrays[path], record["arrays"][path], leaf) for path, leaf in expected.items()]
     return Restored(jax.tree.unflatten(structure, leaves), record["host"], record["step"], notices)
 
 
-def restore_params(workdir: Path | str, step: Step = "best", *, subtree: str = "params") -> dict[str, Any]:
-    """The arrays saved under `subtree` in a run, as nested dictionaries by name; needs no code of the model.
+def read(workdir: Path | str, step: Step = "latest") -> Restored:
+    """What the run in `workdir` saved, as nested dictionaries of arrays by name; needs no code of the model.
 
     Another checkpoint used in place of a damaged one is logged as a warning.
-    Raises ValueError when the run has no checkpoint, none that can be read, or nothing under that name.
+    Raises ValueError when the run has no checkpoint, or none that can be read.
     """
     found = _first_intact(open_reader(Path(workdir) / "checkpoints"), step)
     if found is None:
@@ -189,12 +166,8 @@ def restore_params(workdir: Path | str, step: Step = "best", *, subtree: str = "
     record, arrays, notices = found
     for notice in notices:
         logging.warning("%s", notice)
-    chosen = {path: x for path, x in arrays.items() if path.startswith(f"{subtree}/")}
-    if not chosen:
-        known = sorted({path.split("/")[0] for path in arrays})
-        raise ValueError(f"step {record['step']} of {workdir} has no {subtree!r}; it has {known}")
-    leaves = {path: _to_device(x, record["arrays"][path], None) for path, x in chosen.items()}
-    return _nest({path.removeprefix(f"{subtree}/"): x for path, x in leaves.items()})
+    leaves = {path: checkpoint_files.to_device(x, record["arrays"][path], None) for path, x in arrays.items()}
+    return Restored(nest(leaves), record["host"], record["step"], notices)
 
 
 def _remove_half_written(folder: Path) -> None:
@@ -209,10 +182,10 @@ def _first_intact(
     damaged: dict[int, str] = {}
     for candidate in _candidates(checkpoints, step):
         try:
-            record = _read_record(checkpoints.folder, candidate)
+            record = checkpoint_files.read_record(checkpoints.folder, candidate)
             if abstract_state is not None:  # another model is the user's mistake: it must not look like damage
-                _check_same(record, _by_path(abstract_state), checkpoints.folder)
-            arrays = _read_arrays(checkpoints.folder, record)
+                checkpoint_files.check_same(record, by_path(abstract_state), checkpoints.folder)
+            arrays = checkpoint_files.read_arrays(checkpoints.folder, record)
         except Damaged as error:
             if checkpoints.manager is None and _was_replaced(checkpoints, candidate):
                 return _first_intact(checkpoints, step, abstract_state)
@@ -256,95 +229,12 @@ def _refresh(checkpoints: Checkpoints) -> None:
         del checkpoints.values[gone]
     for step in set(known) - set(checkpoints.values):
         try:
-            record = _read_record(checkpoints.folder, step)
+            record = checkpoint_files.read_record(checkpoints.folder, step)
         except Damaged:
             continue  # said when it is restored
         name = checkpoints.best_metric or record["best_metric"]
         if name in record["metrics"]:
             checkpoints.values[step] = record["metrics"][name]
-
-
-def _read(folder: Path, step: int, **items: Any) -> Any:
-    """Items of a checkpoint; whatever Orbax or the file system makes of broken files, it is Damaged."""
-    with _orbax():
-        handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
-            try:
-                return checkpointer.restore(folder / str(step), args=ocp.args.Composite(**items))
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise Damaged(_first_line(error)) from error
-
-
-class _DrainingLoop(asyncio.SelectorEventLoop):
-    """When one array fails, Orbax closes its loop under the others still in flight, which then fail in threads where
-    nothing can catch them and print tracebacks. This one lets them end first."""
-
-    def close(self) -> None:
-        pending = [] if self.is_closed() else asyncio.all_tasks(self)
-        if pending:
-            self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        super().close()
-
-
-class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return _DrainingLoop()
-
-
-@contextlib.contextmanager
-def _orbax() -> Iterator[None]:
-    """Around calls of Orbax: no tracebacks from its threads, and none of the sixty lines it logs for a save."""
-    loops, verbosity = asyncio.get_event_loop_policy(), logging.get_verbosity()
-    asyncio.set_event_loop_policy(_DrainingPolicy())
-    logging.set_verbosity(min(verbosity, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        asyncio.set_event_loop_policy(loops)
-
-
-def _read_record(folder: Path, step: int) -> dict[str, Any]:
-    record = _read(folder, step, record=ocp.args.JsonRestore()).record
-    if not isinstance(record, dict) or "crc32" not in record or record["crc32"] != _sign(record)["crc32"]:
-        raise Damaged("its record differs from its checksum")
-    return record
-
-
-def _read_arrays(folder: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by path, each compared with its shape, dtype and CRC-32 in the record."""
-    described = record["arrays"]
-    arrays = {path: np.empty(d["shape"], d["stored"]) for path, d in described.items() if math.prod(d["shape"]) == 0}
-    if len(arrays) < len(described):
-        arrays |= _by_path(_read(folder, record["step"], state=ocp.args.StandardRestore()).state)
-    for path, d in described.items():
-        if path not in arrays:
-            raise Damaged(f"{path} is missing")
-        x = arrays[path]
-        if (str(x.dtype), list(x.shape), _crc32(x)) != (d["stored"], d["shape"], d["crc32"]):
-            raise Damaged(f"{path} differs from its checksum")
-    return arrays
-
-
-def _check_same(record: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, *, show: int = 5) -> None:
-    """Raises ValueError naming the arrays in which a checkpoint and the model differ."""
-    saved = {path: _typed_shape(d["dtype"], d["logical_shape"]) for path, d in record["arrays"].items()}
-    wanted = {path: _typed_shape(leaf.dtype, leaf.shape) for path, leaf in expected.items()}
-    lines = [
-        f"{path} is {saved[path]} in the checkpoint, {wanted[path]} in the model"
-        for path in wanted
-        if path in saved and saved[path] != wanted[path]
-    ]
-    lines += [f"{path} ({wanted[path]}) is not in the checkpoint" for path in wanted if path not in saved]
-    lines += [f"{path} ({saved[path]}) is in the checkpoint only" for path in saved if path not in wanted]
-    if lines:
-        more = [f"and {len(lines) - show} more"] if len(lines) > show else []
-        raise ValueError(
-            f"step {record['step']} of {folder} is of another model: {'; '.join(lines[:show] + more)}. "
-            f"Use the config it was trained with, or a new workdir"
-        )
 
 
 def _set_aside(checkpoints: Checkpoints, step: int, reason: str, used: int) -> str:
@@ -357,75 +247,6 @@ def _set_aside(checkpoints: Checkpoints, step: int, reason: str, used: int) -> s
     target = next(folder / f"{step}-{n}" for n in itertools.count(1) if not (folder / f"{step}-{n}").exists())
     (checkpoints.folder / str(step)).rename(target)
     checkpoints.values.pop(step, None)
-    with _orbax():
+    with quiet_orbax():
         checkpoints.manager.reload()
     return f"{sentence}; the damaged one is now {target}"
-
-
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their path, such as `params/trunk/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(named) < len(leaves):
-        raise ValueError("two arrays of the state have the same path: do not use '/' in the names of parameters")
-    return named
-
-
-def _nest(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from leaves by path."""
-    tree: dict[str, Any] = {}
-    for path, leaf in named.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_host(leaf: Any) -> np.ndarray:
-    """An array as stored: a typed PRNG key as its words."""
-    return np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
-
-
-def _describe(leaf: Any, stored: np.ndarray) -> dict[str, Any]:
-    """What the record holds of an array; `impl` names the generator of a typed PRNG key."""
-    return {
-        "dtype": str(leaf.dtype),
-        "logical_shape": list(leaf.shape),
-        "stored": str(stored.dtype),
-        "shape": list(stored.shape),
-        "crc32": _crc32(stored),
-        "impl": str(jax.random.key_impl(leaf)) if _is_key(leaf) else None,
-    }
-
-
-def _to_device(stored: np.ndarray, described: Mapping[str, Any], like: Any) -> jax.Array:
-    """The array again, with the sharding of `like`; a copy, since a donated buffer must not belong to NumPy."""
-    sharding = like.sharding if hasattr(like, "sharding") else None
-    if described["impl"] is None:
-        return jax.device_put(stored, sharding, may_alias=False)
-    key = jax.random.wrap_key_data(jax.device_put(stored, may_alias=False), impl=described["impl"])
-    return key if sharding is None else jax.device_put(key, sharding)
-
-
-def _typed_shape(dtype: Any, shape: Sequence[int]) -> str:
-    return f"{dtype}[{', '.join(str(n) for n in shape)}]"
-
-
-def _crc32(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def _sign(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as JSON returns it, with the CRC-32 of its text."""
-    unsigned = json.loads(json.dumps({name: value for name, value in record.items() if name != "crc32"}))
-    return unsigned | {"crc32": zlib.crc32(json.dumps(unsigned, sort_keys=True).encode())}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""What a run would be, before it is one: parameters, shapes, memory and time per step. Writes nothing."""
+"""What a run would be, before it is one: parameters, shapes, memory and time per step. Makes no run folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jepa import metrics, optimizer, train
+from jepa import metrics, paths, train
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ def run(config: ConfigDict) -> None:
     key = jax.random.key(config.seed)
     batch = jax.eval_shape(lambda rows: parts.source.gather(parts.source.tables, rows, key, True), rows[0])
     shapes = [
-        {"batch": optimizer.path_name(path), "shape": str(leaf.shape), "dtype": str(leaf.dtype)}
+        {"batch": paths.path_name(path), "shape": str(leaf.shape), "dtype": str(leaf.dtype)}
         for path, leaf in jax.tree.leaves_with_path(batch)
     ]
     metrics.print_table(shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,8 @@ from ml_collections import ConfigDict
 
 from jepa import checkpoint, run_folder, train
 from jepa.data import _objects
-from jepa.types import Encoded, PyTree
-
-CHUNK = 256
+from jepa.scorers import in_chunks
+from jepa.types import PyTree
 
 
 class Model(NamedTuple):
@@ -26,35 +26,32 @@ class Model(NamedTuple):
     step: int
 
 
-def load(workdir: Path | str, checkpoint_step: int | str = "best") -> Model:
-    """The encoder of the run in `workdir`, from its `best` (default) or `latest` checkpoint or a given step.
+def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
+    """The encoder of the run in `workdir`, from its `latest` (default) or `best` checkpoint or a given step.
 
-    `encode(grids, background=None)` takes a list of 2-D integer arrays with colours 0..9 and sides up to 30, and
-    returns float32 [len(grids), D]. The grids are embedded each alone; their background is the commonest colour of
-    each, unless one colour (or -1, none) is given for all. Raises ValueError where there is no run, or for a grid
-    that is not one.
+    The latest is what `probes.json` measured. `encode(grids, background=None)` takes a list of 2-D integer arrays with
+    colours 0..9 and sides up to 30, and returns float32 [len(grids), D]. Each grid is embedded alone; its background is
+    its own commonest colour, unless one colour (or -1, none) is given for all. Raises ValueError where there is no run,
+    and for a grid or a background that is not one.
     """
-    config = ConfigDict(run_folder.read_config(Path(workdir)))
-    parts = train.build(config)
-    opened = checkpoint.open_reader(Path(workdir) / "checkpoints")
-    restored = checkpoint.restore(opened, jax.eval_shape(parts.init), checkpoint_step)
-    if restored is None:
-        raise ValueError(f"{workdir} has no checkpoint yet")
-    run = restored.state
+    workdir = Path(workdir).expanduser()
+    config = ConfigDict(run_folder.read_config(workdir))
+    objective = train.build_objective(config)
+    saved = checkpoint.read(workdir, checkpoint_step)
+    # An objective without state has no arrays, and so no entry.
+    objective_state = saved.state["objective_state"] if "objective_state" in saved.state else {}
 
     @jax.jit
     def embed(params: PyTree, table: PyTree) -> jax.Array:
-        encoded: Encoded = parts.objective.encode(params, run.objective_state, table)
-        return encoded.pooled
+        return objective.encode(params, objective_state, table).pooled
 
     def encode(grids: Sequence[np.ndarray], background: int | None = None) -> np.ndarray:
+        if background is not None and not -1 <= background <= 9:
+            raise ValueError(f"background is {background}; it must be a colour 0..9, or -1 for none")
         checked = [_objects.check_grid(grid, f"grid {i}") for i, grid in enumerate(grids)]
         colours = [_objects.background([grid]) if background is None else background for grid in checked]
         table = _objects.tokenise(checked, colours)
-        embedded = []
-        for start in range(0, len(checked), CHUNK):
-            chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + CHUNK], table)
-            embedded.append(np.asarray(embed(run.params, chunk)))
-        return np.concatenate(embedded)
+        rows = np.arange(len(checked))
+        return in_chunks(functools.partial(embed, saved.state["params"]), table, rows)
 
-    return Model(encode, config, run.params, restored.step)
+    return Model(encode, config, saved.state["params"], saved.step)

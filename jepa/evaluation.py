@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jepa.bootstrap import resamples
 from jepa.diagnostics import describe
 from jepa.state import TrainState
 from jepa.types import Objective, Source
 
-OWN, FOREIGN = "arc", "arc_foreign_demo"
+FOREIGN = "_foreign_demo"
 Evaluate = Callable[[TrainState, int], dict[str, float]]
 
 
@@ -24,10 +25,12 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
     `val/prediction` is the error that chooses the best checkpoint. `diag/demo_gain` is 1 - error given the task's own
     demonstration / error given another task's under the same augmentation, with a 95 % interval over tasks.
     """
-    key = jax.random.key(seed)
+    own_name = next(iter(source.validation))
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
 
     def forward(gather: Callable, state: TrainState, tables: Any, rows: jax.Array, key: jax.Array) -> dict[str, Any]:
-        batch = gather(tables, rows, key, True)
+        key_data, key = jax.random.split(key)
+        batch = gather(tables, rows, key_data, True)
         fixed = (state.target_params, state.objective_state)
         arguments = dict(key=key, step=state.step, train=False)
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
@@ -44,20 +47,19 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
         held_out, outputs, count = source.validation[name], [], 0
         while count < num_examples:
             rows = held_out.indices(len(outputs))
-            draw = jax.random.fold_in(key, len(outputs))
-            outputs.append(compiled[name](state, held_out.tables, rows, draw))
+            outputs.append(compiled[name](state, held_out.tables, rows, jax.random.fold_in(key, len(outputs))))
             count += len(rows)
         scalars = [out.pop("scalars") for out in outputs]
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"scalars": means}
 
     def evaluate(state: TrainState, num_examples: int) -> dict[str, float]:
-        own = collect(OWN, state, num_examples)
+        own = collect(own_name, state, num_examples)
         metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
         if "copy" in own["examples"]:
             metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / np.mean(own["examples"]["copy"]))
-        if FOREIGN in source.validation:
-            foreign = collect(FOREIGN, state, num_examples)["examples"]["prediction"]
+        if own_name + FOREIGN in source.validation:
+            foreign = collect(own_name + FOREIGN, state, num_examples)["examples"]["prediction"]
             metrics |= demo_gain(own["examples"]["prediction"], foreign, own["groups"])
         for role, embeddings in own["embeddings"].items():
             described = jax.device_get(describe_jit(embeddings, key))
@@ -67,14 +69,11 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
     return evaluate
 
 
-def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, resamples: int = 2000) -> dict[str, float]:
-    """1 - mean error [B] with the own demonstration / with a foreign one; 95 % bootstrap interval over tasks."""
-    tasks, position = np.unique(groups, return_inverse=True)
-    sums = np.stack([np.bincount(position, weights=errors) for errors in (own, foreign)])  # [2, tasks]
-    draws = np.random.default_rng(0).multinomial(len(tasks), np.full(len(tasks), 1 / len(tasks)), size=resamples)
-    resampled = sums @ draws.T  # [2, resamples]
-    low, high = np.percentile(1 - resampled[0] / resampled[1], [2.5, 97.5])
-    gain = 1 - sums[0].sum() / sums[1].sum()
+def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: int = 2000) -> dict[str, float]:
+    """1 - mean error [B] with the own demonstration / with a foreign one; 95 % interval of `num` resamples of tasks."""
+    weights = resamples(groups, num=num)
+    low, high = np.quantile(1 - (weights @ own) / (weights @ foreign), [0.025, 0.975])
+    gain = 1 - np.sum(own) / np.sum(foreign)
     return {"diag/demo_gain": float(gain), "diag/demo_gain_low": float(low), "diag/demo_gain_high": float(high)}
 
 
@@ -97,9 +96,17 @@ def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable
     def predict(context: Any) -> jax.Array:
         return objective.predict(run.params, run.objective_state, context)
 
-    if "projector" not in run.params["heads"]:
-        return {"pooled": (embed, predict)}
-    return {"pooled": (embed, None), "projected": (embed_projected, predict)}
+    heads = run.params["heads"]
+    predict_or_none = predict if "predictor" in heads else None
+    if "projector" not in heads:
+        return {"pooled": (embed, predict_or_none)}
+    return {"pooled": (embed, None), "projected": (embed_projected, predict_or_none)}
+
+
+def extent(source: Source) -> str:
+    """How much there is to validate on, such as `972 from 63 tasks`."""
+    held_out = next(iter(source.validation.values()))
+    return f"{held_out.num_examples} from {len(held_out.ids)} tasks"
 
 
 def summary(metrics: Mapping[str, float]) -> list[dict[str, float | str]]:

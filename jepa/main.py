@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 import sys
 from pathlib import Path
@@ -18,17 +19,16 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, shapes, memory 
 PROFILE = flags.DEFINE_string("profile", None, "first:last, the steps to trace into the run folder.")
 flags.mark_flag_as_required("config")
 
-_turned_off: list[str] = []  # keys given as `--config.key=none`, which ml_collections cannot parse
-
 
 def load_config(spec: str) -> ConfigDict:
     """The config of `path[:variants]`, before any override. Raises ValueError where there is no such file."""
     path, _, variant = spec.partition(":")
     if not Path(path).is_file():
-        raise ValueError(
-            f"there is no config file {path!r}; configs/ holds {sorted(p.name for p in Path('configs').glob('*.py'))}"
-        )
-    return runpy.run_path(path)["get_config"](variant)
+        raise ValueError(f"there is no config file {path!r}, as in --config=configs/lejepa.py")
+    module = runpy.run_path(path)
+    if "get_config" not in module or not inspect.signature(module["get_config"]).parameters:
+        raise ValueError(f"{path} is not the config of a run: it has no get_config(variant)")
+    return module["get_config"](variant)
 
 
 def default_workdir(spec: str) -> str:
@@ -47,24 +47,54 @@ def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
     return keys
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with `--config.key=none` taken out and unknown config keys answered by the nearest one."""
-    specs = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
-    known = config_keys(load_config(specs[-1])) if specs else []
-    kept = []
+def with_equals(argv: list[str]) -> list[str]:
+    """`--config x` as `--config=x`, and so for every `--config.key`."""
+    joined: list[str] = []
     for arg in argv:
-        key, _, value = arg.removeprefix("--config.").partition("=")
-        if not arg.startswith("--config."):
-            kept.append(arg)
-            continue
-        if specs and key not in known:
-            raise ValueError(f"unknown config key {key!r}: {registry.nearest(key, known)}")
-        if value.lower() == "none":
-            _turned_off.append(key)
+        if joined and joined[-1].startswith("--config") and "=" not in joined[-1] and not arg.startswith("--"):
+            joined[-1] += f"={arg}"
         else:
-            kept.append(arg)
-    sys.argv = kept  # config_flags looks for overrides there
-    return app.parse_flags_with_usage(kept)
+            joined.append(arg)
+    return joined
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing; returns the program and the keys given as `--config.key=none`, which ml_collections cannot parse.
+
+    Raises ValueError for a config file that is not there, for an unknown key, with the nearest known one, and for
+    `none` where a value is needed.
+    """
+    argv = with_equals(argv)
+    specs = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
+    config = load_config(specs[-1]) if specs else ConfigDict()
+    kept: dict[str, str] = {}  # by key: of a key that is given twice, the last counts
+    for arg in argv[1:]:
+        key, _, value = arg.removeprefix("--config.").partition("=")
+        if specs and arg.startswith("--config."):
+            check_override(config, key, value)
+        kept.pop(key, None)
+        kept[key] = arg
+    turned_off = [key for key, arg in kept.items() if is_none(arg)]
+    sys.argv = [argv[0], *(arg for arg in kept.values() if not is_none(arg))]  # config_flags looks for overrides there
+    program, *rest = app.parse_flags_with_usage(sys.argv)
+    if rest:
+        raise ValueError(f"unexpected arguments {rest}; options are --name=value")
+    return [program, *turned_off]
+
+
+def is_none(arg: str) -> bool:
+    return arg.startswith("--config.") and arg.lower().endswith("=none")
+
+
+def check_override(config: ConfigDict, key: str, value: str) -> None:
+    """Raises ValueError for a key that the config lacks, and for `none` where that is not among its values."""
+    known = config_keys(config)
+    if key not in known:
+        raise ValueError(f"unknown config key {key!r}: {registry.nearest(key, known)}")
+    section, _, name = key.rpartition(".")
+    default = (config[section] if section else config)[name]
+    if value.lower() == "none" and section != "weights" and default is not None:
+        raise ValueError(f"config.{key} cannot be none; only a loss weight, or a key that is none by default, can")
 
 
 def select_platform(platform: str) -> None:
@@ -91,10 +121,8 @@ def use_compile_cache(cache_dir: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise ValueError(f"unexpected arguments {argv[1:]}; options are --name=value")
     config = CONFIG.value
-    for key in _turned_off:
+    for key in argv[1:]:
         parent, _, name = key.rpartition(".")
         section = config[parent] if parent else config
         with section.ignore_type():
@@ -104,9 +132,8 @@ def main(argv: list[str]) -> None:
     if DRY_RUN.value:
         dry_run.run(config)
         return
-    spec = next(arg.partition("=")[2] for arg in reversed(sys.argv) if arg.startswith("--config="))
-    workdir = Path(WORKDIR.value or default_workdir(spec))
-    train.run(config, workdir, profile=PROFILE.value)
+    workdir = WORKDIR.value or default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+    train.run(config, Path(workdir).expanduser(), profile=PROFILE.value)
 
 
 def run() -> None:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
+from jepa.paths import path_name
 from jepa.types import PyTree
-
-
-def path_name(path: tuple) -> str:
-    """`trunk/encoder/embed/kernel` for the key path of a leaf."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def under(path: str, part: str) -> bool:

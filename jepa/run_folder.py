@@ -119,7 +119,7 @@ def environment() -> dict[str, Any]:
     """Time, versions, platform, devices and the commit of the code; `git` is None outside a checkout."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": sys.orig_argv[1:],  # as typed: parsing takes some flags out of sys.argv
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

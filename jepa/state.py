@@ -32,6 +32,19 @@ class TrainState(train_state.TrainState):
     key: Array
 
 
+class StepKeys(NamedTuple):
+    """The independent streams of one step: what is drawn for the data, by the trunk and by the losses."""
+
+    data: Array
+    trunk: Array
+    loss: Array
+
+
+def step_keys(state: TrainState) -> StepKeys:
+    """Keys for the coming step, a function of the state's key and step alone."""
+    return StepKeys(*jax.random.split(jax.random.fold_in(state.key, state.step), 3))
+
+
 def create(
     objective: Objective, tx: optax.GradientTransformation, batch: Batch, seed: int, *, teacher: bool
 ) -> TrainState:

@@ -19,27 +19,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, evaluation, metrics, optimizer, probe, registry, run_folder, state, train_step
+from jepa import (
+    checkpoint,
+    config_checks,
+    evaluation,
+    metrics,
+    optimizer,
+    paths,
+    probe,
+    registry,
+    run_folder,
+    state,
+    train_step,
+)
 from jepa.types import Array, Objective, PyTree, Source
-
-# Keys that a resumed run may give anew: how far to go, how often to look, where the cache is.
-MAY_CHANGE = (
-    "num_steps",
-    "steps_per_call",
-    "log_every",
-    "eval_every",
-    "eval_examples",
-    "final_examples",
-    "checkpoint_every",
-    "max_bad_steps",
-    "probe",
-    "cache_dir",
-    "platform",
-)
-READ_ONCE = (  # with MAY_CHANGE, every key of a config; one that is neither would be read by nothing
-    *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "init_from", "init_parts", "freeze"),
-    *("data", "encoder", "objective", "weights", "optimizer"),
-)
 
 
 class Parts(NamedTuple):
@@ -57,10 +50,16 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "name"}
 
 
+def build_objective(config: ConfigDict) -> Objective:
+    """The encoder and the objective over it: all that a command needs to embed, without the data."""
+    dtype = dict(compute_dtype=config.compute_dtype)
+    encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
+    return registry.build("objectives", config.objective.name, encoder, **keywords(config.objective), **dtype)
+
+
 def build(config: ConfigDict) -> Parts:
     """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
-    check_keys(config)
-    check_cadences(config)
+    config_checks.check(config)
     source = registry.build(
         "data",
         config.data.name,
@@ -69,9 +68,7 @@ def build(config: ConfigDict) -> Parts:
         cache_dir=config.cache_dir,
         **keywords(config.data),
     )
-    dtype = dict(compute_dtype=config.compute_dtype)
-    encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
-    objective = registry.build("objectives", config.objective.name, encoder, **keywords(config.objective), **dtype)
+    objective = build_objective(config)
     weights = dict(config.weights)
     train_step.check_weights(weights, objective)
     tx = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
@@ -82,34 +79,6 @@ def build(config: ConfigDict) -> Parts:
         return state.create(objective, tx, batch, config.seed, teacher=config.target_ema is not None)
 
     return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)))
-
-
-def check_keys(config: ConfigDict) -> None:
-    """Raises ValueError for a key of the config that nothing reads, and for one that is missing."""
-    known = (*READ_ONCE, *MAY_CHANGE)
-    for key in config:
-        if key not in known:
-            raise ValueError(f"config.{key} is read by nothing: {registry.nearest(key, known)}")
-    missing = sorted(set(known) - set(config))
-    if missing:
-        raise ValueError(f"the config lacks {missing}; configs/base.py has every key")
-
-
-def check_cadences(config: ConfigDict) -> None:
-    """Every cadence is in steps; each must be reached at the end of a dispatch of `steps_per_call` steps."""
-    for name in ("steps_per_call", "log_every", "eval_every", "checkpoint_every", "num_steps", "max_bad_steps"):
-        if config[name] < 1:
-            raise ValueError(f"config.{name} is {config[name]}; it must be at least 1")
-    for name in ("log_every", "eval_every", "num_steps"):
-        if config[name] % config.steps_per_call:
-            raise ValueError(
-                f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}"
-            )
-    if config.checkpoint_every % config.eval_every:
-        raise ValueError(
-            f"config.checkpoint_every {config.checkpoint_every} must be a multiple of eval_every {config.eval_every}, "
-            "so that every checkpoint has a validation error to be the best by"
-        )
 
 
 def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
@@ -125,9 +94,7 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
     @functools.partial(jax.jit, donate_argnums=0)
     def train_call(run: state.TrainState, tables: PyTree, rows: Array):
         def body(run, rows):
-            # Augmentation has a stream of its own: the objective's randomness must not depend on the data's.
-            key = jax.random.fold_in(jax.random.fold_in(run.key, run.step), 1)
-            return step(run, parts.source.gather(tables, rows, key, True))
+            return step(run, parts.source.gather(tables, rows, state.step_keys(run).data, True))
 
         run, history = jax.lax.scan(body, run, rows)
         return run, jax.tree.map(lambda values: values[-1], history)
@@ -135,14 +102,14 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
     return train_call
 
 
-def start_from(run: state.TrainState, config: ConfigDict) -> state.TrainState:
-    """`run` with the parts `config.init_parts` of the weights of the best checkpoint of `config.init_from`."""
-    nested = checkpoint.restore_params(Path(config.init_from))
-    saved = {optimizer.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(nested)}
+def start_from(run: state.TrainState, config: ConfigDict) -> tuple[state.TrainState, list[str]]:
+    """`run` with the parts `config.init_parts` of another run's latest weights, and the tasks those were trained on."""
+    other = checkpoint.read(Path(config.init_from).expanduser())
+    saved = paths.by_path(other.state["params"])
     unmatched = set(config.init_parts)
 
     def pick(path: tuple, fresh: Array) -> Array:
-        name = optimizer.path_name(path)
+        name = paths.path_name(path)
         parts = [part for part in config.init_parts if optimizer.under(name, part)]
         unmatched.difference_update(parts)
         if not parts:
@@ -156,7 +123,7 @@ def start_from(run: state.TrainState, config: ConfigDict) -> state.TrainState:
     if unmatched:
         raise ValueError(f"config.init_parts names {sorted(unmatched)}, which match no parameter of this run")
     target_params = None if run.target_params is None else jax.tree.map(jax.numpy.copy, params)
-    return run.replace(params=params, target_params=target_params)
+    return run.replace(params=params, target_params=target_params), other.host["seen_ids"]
 
 
 class Interrupted(Exception):
@@ -168,51 +135,67 @@ class Interrupted(Exception):
 
 
 def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> None:
-    """Trains to `config.num_steps` in `workdir`, or continues there, then evaluates. Raises ValueError for a mistake
-    in the config or the workdir, FloatingPointError when a loss stays non-finite, Interrupted after a signal."""
-    traced = parse_profile(profile)
+    """Trains to `config.num_steps` in `workdir`, or continues there, then evaluates.
+
+    Raises ValueError for a mistake in the config or the workdir, FloatingPointError when a loss stays non-finite,
+    Interrupted after a signal.
+    """
+    traced = parse_profile(profile, config.num_steps)
     run_folder.check_writable(workdir)
-    with run_folder.lock(workdir), run_folder.graceful_stop() as stop_requested:
-        check_config(config, workdir)
-        parts = build(config)
+    with run_folder.lock(workdir):
         checkpoints = checkpoint.open_manager(workdir / "checkpoints", best_metric="val/prediction")
-        train_state, step = restore_or_start(config, parts, checkpoints)
-        if step >= config.num_steps and (workdir / "probes.json").is_file():
+        if checkpoint.steps(checkpoints):
+            config_checks.check_same_run(config, workdir)
+        parts = build(config)
+        train_state, step, record = restore_or_start(config, parts, checkpoints)
+        if is_finished(config, step, workdir):
             print(f"{workdir} is finished at step {step}; --config.num_steps={2 * step} would extend it")
             return
-        run_folder.write_config(workdir, json.loads(config.to_json()))
-        run_folder.write_environment(workdir, {"from_step": step, **data_record(parts)})
-        train_state = loop(config, parts, checkpoints, train_state, step, workdir, traced, stop_requested)
-        checkpoint.close(checkpoints)
-        finish(config, parts, train_state, workdir)
-
-
-def check_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises ValueError listing the keys in which the run in `workdir`, if there is one, has another config."""
-    if not (workdir / "config.json").is_file():
-        return
-    current = json.loads(config.to_json())
-    changed = run_folder.config_differences(run_folder.read_config(workdir), current, MAY_CHANGE)
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run of another config: {'; '.join(changed)}. Use those values, or another --workdir"
+        if traced and traced[0] < step:
+            raise ValueError(f"--profile starts at step {traced[0]}, but this run is at step {step} already")
+        if config.probe:
+            probe.check(record["seen_ids"])
+        run_folder.write_config(workdir, config_checks.as_json(config))
+        run_folder.write_environment(workdir, {"from_step": step, **record})
+        print(
+            "data: " + ", ".join(f"{value:.4g} {name.replace('_', ' ')}" for name, value in parts.source.stats.items())
         )
+        with run_folder.graceful_stop() as stop_requested:
+            train_state = loop(config, parts, checkpoints, train_state, step, workdir, record, traced, stop_requested)
+        checkpoint.close(checkpoints)
+        finish(config, parts, train_state, workdir, record["seen_ids"])
 
 
-def data_record(parts: Parts) -> dict[str, Any]:
-    """What a run remembers of its data: kept in its folder and in every checkpoint."""
+def is_finished(config: ConfigDict, step: int, workdir: Path) -> bool:
+    """Whether the last step is trained and evaluated as the config asks."""
+    if step < config.num_steps or not (workdir / "probes.json").is_file():
+        return False
+    result = json.loads((workdir / "probes.json").read_text())
+    same = result["step"] == step and result["final_examples"] == config.final_examples
+    return same and ("probes" in result or not config.probe)
+
+
+def data_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
+    """What a run remembers of its data, in its folder and in every checkpoint.
+
+    `seen_ids` are the tasks its weights were trained on, here or in the run it started from.
+    """
     held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
-    return {"digest": parts.source.digest, "train_ids": list(parts.source.ids), "validation_ids": held_out}
+    train_ids = list(parts.source.ids)
+    seen = sorted({*train_ids, *inherited})
+    return {"digest": parts.source.digest, "train_ids": train_ids, "seen_ids": seen, "validation_ids": held_out}
 
 
 def restore_or_start(
     config: ConfigDict, parts: Parts, checkpoints: checkpoint.Checkpoints
-) -> tuple[state.TrainState, int]:
-    """The state of the latest readable checkpoint, or a fresh one (from `init_from`, where given), and its step."""
+) -> tuple[state.TrainState, int, dict[str, Any]]:
+    """The state of the latest readable checkpoint, or a fresh one (from `init_from`, if given), its step and data."""
     restored = checkpoint.restore(checkpoints, jax.eval_shape(parts.init))
     if restored is None:
-        train_state = parts.init()
-        return (start_from(train_state, config) if config.init_from else train_state), 0
+        if config.init_from:
+            train_state, inherited = start_from(parts.init(), config)
+            return train_state, 0, data_record(parts, inherited)
+        return parts.init(), 0, data_record(parts, [])
     for notice in restored.notices:
         print(notice)
     if restored.host["digest"] != parts.source.digest:
@@ -222,7 +205,7 @@ def restore_or_start(
             f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
         )
     print(f"resuming at step {restored.step}")
-    return restored.state, restored.step
+    return restored.state, restored.step, restored.host
 
 
 def loop(
@@ -232,22 +215,24 @@ def loop(
     train_state: state.TrainState,
     step: int,
     workdir: Path,
+    record: dict[str, Any],
     traced: tuple[int, int] | None,
     stop_requested: Callable[[], str | None],
 ) -> state.TrainState:
     """Trains from `step` to the end; returns the last state. A line is recorded before the checkpoint of its step."""
-    record = metrics.multi(metrics.jsonl(workdir / "metrics.jsonl", step), metrics.tensorboard(workdir, step))
+    files = metrics.multi(metrics.jsonl(workdir / "metrics.jsonl", step), metrics.tensorboard(workdir, step))
     console = metrics.console(total_steps=config.num_steps, examples_per_step=config.batch_size, start_step=step)
-    writer = metrics.multi(record, console)
+    writer = metrics.multi(files, console)
+    writer.write_hparams(config_checks.as_json(config))
     evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=config.seed)
     train_call = make_train_call(config, parts)
-    host = data_record(parts)
+    trace(traced, step, config.steps_per_call, workdir, train_state)
     try:
         while step < config.num_steps:
-            trace(traced, step, config.steps_per_call, workdir)
             rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
             train_state, last = train_call(train_state, parts.source.tables, rows)
             step += config.steps_per_call
+            trace(traced, step, config.steps_per_call, workdir, train_state)
             held_out: dict[str, float] = {}
             if step % config.log_every == 0:
                 writer.write_scalars(step, jax.device_get(last))
@@ -256,9 +241,9 @@ def loop(
                 held_out = evaluate(train_state, config.eval_examples)
                 writer.write_scalars(step, held_out)
             if step % config.checkpoint_every == 0 or step == config.num_steps:
-                checkpoint.save(checkpoints, step, train_state, host, held_out)
+                checkpoint.save(checkpoints, step, train_state, record, held_out)
             if stop_requested():
-                checkpoint.save(checkpoints, step, train_state, host, held_out)
+                checkpoint.save(checkpoints, step, train_state, record, held_out)
                 raise Interrupted(stop_requested(), step)
     finally:
         writer.close()
@@ -272,44 +257,53 @@ def check_health(train_state: state.TrainState, config: ConfigDict, parts: Parts
         term = train_step.bad_term_name(health, parts.weights)
         raise FloatingPointError(
             f"{health.consecutive} steps in a row were not finite, the last one in {term!r}, up to step "
-            f"{int(train_state.step)}; the state before them is kept, lower optimizer.learning_rate or the weight"
+            f"{int(train_state.step)}; the checkpoints before them are kept: start a new --workdir from them with "
+            "config.init_from, and a lower optimizer.learning_rate or weight"
         )
 
 
-def parse_profile(profile: str | None) -> tuple[int, int] | None:
-    """`10:20` -> (10, 20)."""
+def parse_profile(profile: str | None, num_steps: int) -> tuple[int, int] | None:
+    """`10:20` -> (10, 20). Raises ValueError for anything but two steps of the run in order."""
     if profile is None:
         return None
     first, _, last = profile.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise ValueError(f"--profile is {profile!r}; it must be first:last, two steps such as 10:20")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= num_steps):
+        raise ValueError(f"--profile is {profile!r}; it must be first:last, two steps up to {num_steps}, such as 10:20")
     return int(first), int(last)
 
 
-def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdir: Path) -> None:
-    """Starts and stops the profiler at the dispatches that hold the first and the last step to trace."""
+def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdir: Path, pending: PyTree) -> None:
+    """Called between dispatches: starts and stops the profiler around those that hold the steps to trace.
+
+    `pending` is what the last dispatch returns: it has to be there before the trace begins or ends.
+    """
     if traced is None:
         return
-    first, last = (bound // steps_per_call * steps_per_call for bound in traced)
+    first, last = traced[0] // steps_per_call * steps_per_call, -(-traced[1] // steps_per_call) * steps_per_call
+    if step in (first, last):
+        jax.block_until_ready(pending)
     if step == first:
         jax.profiler.start_trace(str(workdir / "profile"))
-    if step == max(last, first + steps_per_call):
+    if step == last:
         jax.profiler.stop_trace()
-        print(f"traced steps {first} to {step} into {workdir / 'profile'}")
+        print(f"traced steps {first} to {last} into {workdir / 'profile'}")
 
 
-def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path) -> None:
-    """The final validation on `final_examples`, the probes, `probes.json` and the table."""
+def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path, seen_ids: list[str]) -> None:
+    """The final validation on `final_examples` and the probes of the last state: `probes.json` and tables."""
     evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=config.seed)
     final = evaluate(train_state, config.final_examples)
-    metrics.print_table(evaluation.summary(final), title=f"validation, {config.final_examples} examples")
-    result: dict[str, Any] = {"step": int(train_state.step), "validation": final}
+    title = (
+        f"validation: {config.final_examples} examples under random symmetries, of {evaluation.extent(parts.source)}"
+    )
+    metrics.print_table(evaluation.summary(final), title=title)
+    result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
     if config.probe:
         trained, untrained = (evaluation.embedders(parts.objective, run) for run in (train_state, parts.init()))
         result["probes"] = {}
         for name, (embed, predict) in trained.items():
             scored = probe.evaluate(
-                embed, predict, untrained=untrained[name], trained_ids=parts.source.ids, cache_dir=config.cache_dir
+                embed, predict, untrained=untrained[name], trained_ids=seen_ids, cache_dir=config.cache_dir
             )
             result["probes"][name] = scored
             print(f"probes of the {name} embedding", *probe.rows(scored), sep="\n")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jepa.optimizer import stop_frozen
-from jepa.state import Health, TrainState
+from jepa.state import Health, TrainState, step_keys
 from jepa.types import Array, Batch, LossOutput, Objective
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -33,7 +33,8 @@ def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> t
     """The total and, by path, each term raw (`loss/`), weighted (`weighted/`) and as a share of it (`share/`)."""
     on = {name: weight for name, weight in sorted(weights.items()) if weight is not None}
     weighted = {name: weight * terms[name] for name, weight in on.items()}
-    total = sum(weighted.values())
+    # A weight of 0 reports a term; were it summed, a NaN in it would still be one in the total.
+    total = sum((weighted[name] for name, weight in on.items() if weight != 0), jnp.float32(0.0))
     scale = sum(jnp.abs(value) for value in weighted.values())
     metrics = {"loss/total": total}
     for name in on:
@@ -60,16 +61,16 @@ def make_train_step(
     off = {name for name, weight in weights.items() if weight is None}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        key_trunk, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+        keys = step_keys(state)
 
         def total_loss(params):
             params = stop_frozen(params, freeze)
             fixed = (state.target_params, state.objective_state)
             latents, objective_state = objective.trunk(
-                params, *fixed, batch, key=key_trunk, step=state.step, train=True
+                params, *fixed, batch, key=keys.trunk, step=state.step, train=True
             )
             out = objective.loss(
-                params, fixed[0], objective_state, latents, batch, key=key_loss, step=state.step, train=True
+                params, fixed[0], objective_state, latents, batch, key=keys.loss, step=state.step, train=True
             )
             total, metrics = ledger(out.terms, weights)
             return total, (out, metrics)
@@ -104,9 +105,14 @@ def make_train_step(
     return train_step
 
 
+def trained_terms(weights: Mapping[str, float | None]) -> list[str]:
+    """The terms that the total is made of, by name."""
+    return [name for name, weight in sorted(weights.items()) if weight]
+
+
 def update_health(health: Health, ok: Array, out: LossOutput, weights: Mapping[str, float | None]) -> Health:
     """Counts a bad step and remembers the first term, by name, that was not finite."""
-    on = [name for name, weight in sorted(weights.items()) if weight is not None]
+    on = trained_terms(weights)
     finite = jnp.stack([jnp.isfinite(out.terms[name]) for name in on] + [jnp.array(False)])
     return Health(
         skipped=health.skipped + jnp.int32(~ok),
@@ -117,5 +123,4 @@ def update_health(health: Health, ok: Array, out: LossOutput, weights: Mapping[s
 
 def bad_term_name(health: Health, weights: Mapping[str, float | None]) -> str:
     """The name of the last term that was not finite, or "gradient" where every term was."""
-    on = [name for name, weight in sorted(weights.items()) if weight is not None]
-    return [*on, "gradient"][int(health.bad_term)]
+    return [*trained_terms(weights), "gradient"][int(health.bad_term)]

@@ -31,7 +31,8 @@ class Source(NamedTuple):
 
     `tables` lives on the device. `indices(step)` runs on the host and returns int32 [B, ...] rows into it;
     `gather(tables, indices, key, train)` runs inside the compiled step. `validation` holds held-out sources
-    by name; theirs are enumerated in order by `step`.
+    by name, enumerated in order by `step`: the first is what the best checkpoint is chosen by, and
+    `<its name>_foreign_demo`, where there is one, has the same rows with the demonstration of another task.
     """
 
     tables: PyTree

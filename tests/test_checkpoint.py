@@ -18,7 +18,7 @@ from absl import logging
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jepa import checkpoint
+from jepa import checkpoint, checkpoint_files
 
 METRIC = "validation/prediction"
 OPTIMIZER = optax.adamw(1e-3)  # a static part of a TrainState: one object, or structures differ
@@ -189,10 +189,10 @@ def test_a_flipped_byte_never_restores_other_numbers(tmp_path):
 
 def test_a_flip_that_the_format_does_not_notice_is_found_by_the_checksum(tmp_path):
     checkpoints = write(tmp_path, {1: 0.5, 2: 0.7})
-    record = checkpoint._read_record(tmp_path, 2)
+    record = checkpoint_files.read_record(tmp_path, 2)
     record["arrays"]["params/bias"]["crc32"] ^= 1  # as if the array differed by a bit
-    with pytest.raises(checkpoint.Damaged, match="params/bias differs from its checksum"):
-        checkpoint._read_arrays(tmp_path, record)
+    with pytest.raises(checkpoint_files.Damaged, match="params/bias differs from its checksum"):
+        checkpoint_files.read_arrays(tmp_path, record)
     checkpoint.close(checkpoints)
 
 
@@ -318,17 +318,15 @@ def test_saving_and_restoring_print_nothing_and_leave_the_settings(tmp_path, cap
 def test_params_are_read_without_the_state(tmp_path, caplog):
     state, folder = make_state(2), tmp_path / "checkpoints"
     with pytest.raises(ValueError, match="there is no checkpoint in"):
-        checkpoint.restore_params(tmp_path)
+        checkpoint.read(tmp_path, "best")
     checkpoints = checkpoint.open_manager(folder, best_metric=METRIC)
     checkpoint.save(checkpoints, 2, state, {}, {METRIC: 0.1})
     checkpoint.save(checkpoints, 3, make_state(3), {}, {METRIC: 0.2})
-    assert_identical(checkpoint.restore_params(tmp_path), state["params"])
-    assert_identical(checkpoint.restore_params(tmp_path, "latest"), make_state(3)["params"])
-    with pytest.raises(ValueError, match=r"has no 'target_params'; it has \['extra', 'params', 'train'\]"):
-        checkpoint.restore_params(tmp_path, subtree="target_params")
+    assert_identical(checkpoint.read(tmp_path, "best").state["params"], state["params"])
+    assert_identical(checkpoint.read(tmp_path).state["params"], make_state(3)["params"])
     assert caplog.messages == []
     os.truncate(data_file(folder, 2), 10)
-    assert_identical(checkpoint.restore_params(tmp_path), make_state(3)["params"])
+    assert_identical(checkpoint.read(tmp_path, "best").state["params"], make_state(3)["params"])
     assert "step 2 is damaged" in caplog.messages[0]
 
 

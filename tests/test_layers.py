@@ -12,14 +12,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A name that ends in a dot is a folder and covers every module in it. "" is the package itself.
 LAYERS = (
-    ("types", "tables", "registry", "precision"),
-    ("losses.", "diagnostics"),
-    ("modules", "encoders.", "context"),
+    ("types", "tables", "registry", "precision", "paths"),
+    ("losses.", "diagnostics", "bootstrap"),
+    ("modules", "encoders.", "context", "controls"),
     ("objectives.",),
-    ("state", "train_step", "optimizer", "checkpoint", "metrics", "run_folder", "probe", "evaluation", "data."),
-    ("main", "train", "dry_run", "encode", ""),
+    (
+        "state",
+        "train_step",
+        "optimizer",
+        "checkpoint",
+        "checkpoint_files",
+        "metrics",
+        "run_folder",
+        "scorers",
+        "probe",
+        "evaluation",
+        "data.",
+    ),
+    ("main", "train", "config_checks", "dry_run", "encode", ""),
 )
-READERS_OF_CONFIGS = ("main", "train", "dry_run", "encode")
+READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode")
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")
 

@@ -90,7 +90,7 @@ def test_a_projector_carries_both_terms():
     out = output(parts, state, batch)
     z = parts.objective.project(state.params, parts.objective.encode(state.params, {}, batch.target).pooled)
     z_hat = parts.objective.predict(state.params, {}, batch.context)
-    assert z.shape == z_hat.shape == (8, 6) and out.embeddings["projected"].shape == (32, 6)
+    assert z.shape == z_hat.shape == (16, 6) and out.embeddings["projected"].shape == (64, 6)
     np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z) ** 2), rtol=1e-5)
 
 
@@ -122,3 +122,18 @@ def test_a_few_steps_reduce_the_total():
         state, metrics = step(state, batch)
         totals.append(float(metrics["loss/total"]))
     assert np.mean(totals[-3:]) < 0.8 * totals[0]
+
+
+def test_embeddings_wider_than_the_batch_need_a_projector():
+    config = main.load_config("configs/lejepa.py:tiny")
+    config.batch_size = 15
+    with pytest.raises(ValueError, match=r"16 wide .* 15 examples.*projector_dim to at most 15"):
+        train.build(config).init()
+    config.objective.projector_dim = 15
+    train.build(config).init()
+
+
+def test_views_have_no_teacher():
+    with pytest.raises(ValueError, match="no teacher"):
+        parts, state, batch = built("tiny,views,teacher")
+        output(parts, state, batch)

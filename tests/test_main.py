@@ -29,7 +29,7 @@ def run(workdir, *overrides, config="configs/lejepa.py:tiny"):
 
 
 def final_params(workdir):
-    leaves = checkpoint.restore_params(workdir, "latest")
+    leaves = checkpoint.read(workdir).state["params"]
     return json.dumps({path: leaf.tobytes().hex() for path, leaf in flat(leaves).items()}, sort_keys=True)
 
 
@@ -101,7 +101,7 @@ def test_a_terminated_run_saves_and_resumes_to_the_same_bits(finished, tmp_path)
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=200)
-    assert process.returncode in (0, 128 + signal.SIGTERM), errors
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert run(workdir).returncode == 0
     assert final_params(workdir) == final_params(reference)
     assert rows(workdir) == rows(reference)
@@ -177,7 +177,7 @@ def test_a_run_starts_from_the_weights_of_another_and_keeps_what_is_frozen(finis
     options = (f"--config.init_from={source}", "--config.freeze=('trunk/encoder',)", "--config.seed=5")
     done = run(tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
-    before, after = flat(checkpoint.restore_params(source)), flat(checkpoint.restore_params(tmp_path / "run"))
+    before, after = (flat(checkpoint.read(folder).state["params"]) for folder in (source, tmp_path / "run"))
     trunk = [path for path in before if path.startswith("/trunk/encoder")]
     assert trunk and all(np.array_equal(before[path], after[path]) for path in trunk)
     assert any(not np.array_equal(before[path], after[path]) for path in before if path not in trunk)
@@ -214,6 +214,13 @@ def test_a_damaged_newest_checkpoint_is_moved_aside_and_the_one_before_used(fini
 
 
 @pytest.mark.slow
+def test_a_profile_is_a_trace_of_those_steps(tmp_path):
+    done = run(tmp_path / "run", "--profile=5:10")
+    assert done.returncode == 0 and "traced steps 5 to 10" in done.stdout, done.stderr
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
 def test_a_dry_run_shows_the_parameters_and_writes_nothing(tmp_path):
     shown = run(tmp_path / "run", "--dry_run")
     assert shown.returncode == 0 and "trunk/encoder/embed/kernel" in shown.stdout and "ms per step" in shown.stdout
@@ -232,10 +239,37 @@ def test_a_loaded_run_embeds_grids_and_names_what_is_not_one(finished):
         jepa.load(finished[0] / "nowhere")
 
 
+BAD_FILES = {
+    "not JSON": ("{", "is not JSON"),
+    "ragged rows": ('{"train": [{"input": [[1, 2], [3]], "output": [[1]]}]}', "task.json, train[0].input"),
+    "a colour of 12": ('{"train": [{"input": [[1]], "output": [[1, 12]]}]}', "12"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_bad_grid_file_is_named(fault, tmp_path):
+    content, said = BAD_FILES[fault]
+    (tmp_path / "task.json").write_text(content)
+    refused = run(tmp_path / "run", f"--config.data.folder={tmp_path}")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "task.json" in refused.stderr and said in refused.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     refused = run(tmp_path / "file" / "run")
     assert refused.returncode == 2 and "cannot be written to" in refused.stderr
+
+
+def test_a_term_can_be_turned_off_and_on_from_the_command_line(tmp_path):
+    options = ("--config.weights.sigreg=none", "--config.target_ema", "0.9", "--config.num_steps=10")
+    done = run(tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["weights"] == {"prediction": 1.0, "sigreg": None} and config["target_ema"] == 0.9
+    last = [row for row in rows(tmp_path / "run") if "loss/total" in row][-1]
+    assert "loss/sigreg" not in last and "metric/sigreg/T" not in last and last["share/prediction"] == 1.0
 
 
 def test_the_folder_of_a_run_is_named_after_config_and_variants():

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import probe
+from jepa import bootstrap, controls, probe, scorers
+from jepa.bootstrap import Outcome, interval, resamples
 from jepa.data import _objects, _probes
 from jepa.data._collections import Task
 
@@ -70,7 +71,7 @@ def oracle(q, num_rows, width=16):
 
 
 def mean_of(outcome):
-    return probe.score(outcome)[0]
+    return bootstrap.score(outcome)[0]
 
 
 # Rule matching.
@@ -78,7 +79,7 @@ def mean_of(outcome):
 
 def test_an_embedding_that_holds_the_rule_solves_it_and_only_with_its_own_demonstrations():
     q, num_rows = synthetic_queries()
-    outcomes = probe.rule_matching(oracle(q, num_rows), q)
+    outcomes = scorers.rule_matching(oracle(q, num_rows), q)
     for scorer in ("delta_cosine", "analogy_l2"):
         assert mean_of(outcomes[scorer]) == 1.0
         assert mean_of(outcomes[f"{scorer}_foreign"]) < 0.25
@@ -88,15 +89,15 @@ def test_an_embedding_that_holds_the_rule_solves_it_and_only_with_its_own_demons
 def test_the_prototype_is_the_mean_output_of_the_demonstrations():
     q, num_rows = synthetic_queries()
     z = np.random.default_rng(0).normal(size=(num_rows, 16)).astype(np.float32)
-    assert mean_of(probe.rule_matching(z, q)["prototype"]) < 0.25
+    assert mean_of(scorers.rule_matching(z, q)["prototype"]) < 0.25
     z[q.candidates[:, 0]] = z[q.demos[..., 1]].mean(1)
-    assert mean_of(probe.rule_matching(z, q)["prototype"]) == 1.0
+    assert mean_of(scorers.rule_matching(z, q)["prototype"]) == 1.0
 
 
 def test_no_information_scores_a_little_over_chance_by_cosine_and_nothing_by_distance():
     q, num_rows = synthetic_queries(num=4000)
     z = np.random.default_rng(0).normal(size=(num_rows, 64)).astype(np.float32)
-    outcomes = probe.rule_matching(z, q)
+    outcomes = scorers.rule_matching(z, q)
     # The input has cosine 0, so one of seven others wins, unless all seven are negative.
     expected = (1 - 0.5**7) / 7
     assert abs(mean_of(outcomes["delta_cosine"]) - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
@@ -105,7 +106,7 @@ def test_no_information_scores_a_little_over_chance_by_cosine_and_nothing_by_dis
 
 def test_scores_are_those_of_a_plain_loop(questions):
     z, q = gaussian(questions), questions.rule["one/hard"]
-    outcomes = probe.rule_matching(z, q)
+    outcomes = scorers.rule_matching(z, q)
     for k in range(len(q.inputs)):
         kept = q.demos[k][q.demo_mask[k]]
         rule = np.mean([z[y] - z[x] for x, y in kept], axis=0)
@@ -122,19 +123,19 @@ def test_the_order_of_the_other_candidates_changes_nothing(questions):
     z, q = gaussian(questions), questions.rule["one/hard"]
     order = np.concatenate([[0], 1 + np.random.default_rng(3).permutation(q.candidates.shape[1] - 1)])
     shuffled = q._replace(candidates=q.candidates[:, order], candidate_mask=q.candidate_mask[:, order])
-    for name, outcome in probe.rule_matching(z, q).items():
-        np.testing.assert_array_equal(outcome.values, probe.rule_matching(z, shuffled)[name].values)
+    for name, outcome in scorers.rule_matching(z, q).items():
+        np.testing.assert_array_equal(outcome.values, scorers.rule_matching(z, shuffled)[name].values)
 
 
 def test_ties_share_the_point_and_absent_candidates_take_no_part():
     scores = np.array([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 5.0, 0.0]])
     mask = np.array([[True, True, True]] * 4 + [[True, False, True]])
-    np.testing.assert_allclose(probe.expected_top1(scores, mask), [1 / 2, 1, 1 / 3, 0, 1])
+    np.testing.assert_allclose(scorers.expected_top1(scores, mask), [1 / 2, 1, 1 / 3, 0, 1])
 
 
 def test_a_collapsed_embedding_scores_chance(questions):
     z, q = np.ones((len(questions.grids), 8), np.float32), questions.rule["one/edit"]
-    for outcome in probe.rule_matching(z, q).values():
+    for outcome in scorers.rule_matching(z, q).values():
         np.testing.assert_allclose(outcome.values, 1 / 8)
 
 
@@ -146,7 +147,7 @@ def test_predictions_average_over_the_demonstrations_that_count(tasks, questions
         return context["size"][:, 2] + context["size"][:, 1] - context["size"][:, 0]
 
     for foreign in (False, True):
-        z_hat = probe.predictions(predict, {"size": values}, q, foreign=foreign)
+        z_hat = scorers.predictions(predict, {"size": values}, q, foreign=foreign)
         lender = q.foreign if foreign else np.arange(len(q.inputs))
         for k in range(len(q.inputs)):
             kept = q.demos[lender[k]][q.demo_mask[lender[k]]]
@@ -157,9 +158,9 @@ def test_predictions_average_over_the_demonstrations_that_count(tasks, questions
 def test_the_demo_free_control_learns_what_the_edits_give_away():
     train, num_rows = synthetic_queries(num=200)
     z = np.random.default_rng(0).normal(size=(num_rows, 8)).astype(np.float32)
-    blind = mean_of(probe.demo_free(z, train)(train._replace(groups=train.groups + 1)))
+    blind = mean_of(scorers.demo_free(z, train)(train._replace(groups=train.groups + 1)))
     z[train.candidates[:, 0]] += 3.0
-    assert mean_of(probe.demo_free(z, train)(train)) > 0.9 > 0.5 > blind
+    assert mean_of(scorers.demo_free(z, train)(train)) > 0.9 > 0.5 > blind
 
 
 # Construction of the questions.
@@ -287,7 +288,7 @@ def test_retrieval_finds_the_task_by_what_its_pairs_change():
         rule = 2 * rng.normal(size=(num, width)).astype(np.float32)
         pairs = np.concatenate([q.query[:, None], q.demos], axis=1)
         z[pairs[..., 1]] = z[pairs[..., 0]] + rule[:, None] + 0.05 * rng.normal(size=(num, 4, width)).astype(np.float32)
-    found = probe.retrieval(z, train, test)
+    found = scorers.retrieval(z, train, test)
     assert mean_of(found["delta"]) == 1.0
     assert mean_of(found["input_only"]) < 0.2
     assert mean_of(found["gain"]) == pytest.approx(mean_of(found["delta"]) - mean_of(found["input_only"]))
@@ -303,7 +304,7 @@ def test_the_within_task_precision_is_the_inverse_of_the_shrunk_covariance(width
     w = residual.T @ residual / 30
     expected = np.linalg.inv(w + np.trace(w) / width * np.eye(width))
     np.testing.assert_allclose(
-        probe.within_task_precision(x.astype(np.float32), groups)(np.eye(width)), expected, atol=2e-4
+        scorers.within_task_precision(x.astype(np.float32), groups)(np.eye(width)), expected, atol=2e-4
     )
 
 
@@ -313,7 +314,7 @@ def test_ridge_is_the_closed_form_of_standardised_features(width):
     x, y = rng.normal(size=(40, width)) * 3 + 5, rng.normal(size=40)
     a = (x - x.mean(0)) / x.std(0)
     w = np.linalg.solve(a.T @ a + 0.1 * 40 * np.eye(width), a.T @ (y - y.mean()))
-    predict = probe.ridge(x.astype(np.float32), y.astype(np.float32), penalty=0.1)
+    predict = scorers.ridge(x.astype(np.float32), y.astype(np.float32), penalty=0.1)
     np.testing.assert_allclose(predict(x.astype(np.float32)), a @ w + y.mean(), atol=1e-3)
 
 
@@ -324,7 +325,7 @@ def test_a_repeated_shape_is_of_two_cells_or_more():
     grids[2][0, :2], grids[2][3:5, 4] = 1, 2  # a domino and a standing one
     table = _objects.tokenise(grids, [0, 0, 0])
     facts = _probes.GridFacts(np.arange(3), np.arange(3), np.zeros((3, 3), bool))
-    np.testing.assert_array_equal(probe.fact_labels(table, facts)[:, 0], [False, True, False])
+    np.testing.assert_array_equal(scorers.fact_labels(table, facts)[:, 0], [False, True, False])
 
 
 def test_grid_facts_hold_the_symmetries_of_grids_with_two_colours(tasks, questions):
@@ -345,7 +346,7 @@ def test_auc_counts_ties_half_and_weights_as_repetitions():
     rng = np.random.default_rng(0)
     values, labels = rng.integers(0, 5, size=40).astype(np.float32), rng.random(40) < 0.4
     weights = rng.integers(0, 3, size=(6, 40))
-    for row, found in zip(weights, probe.auc(values, labels, weights.astype(np.float32)), strict=True):
+    for row, found in zip(weights, bootstrap.auc(values, labels, weights.astype(np.float32)), strict=True):
         v, y = np.repeat(values, row), np.repeat(labels, row)
         wins = (v[y][:, None] > v[~y][None]) + 0.5 * (v[y][:, None] == v[~y][None])
         assert found == pytest.approx(wins.mean(), abs=1e-6)
@@ -353,7 +354,7 @@ def test_auc_counts_ties_half_and_weights_as_repetitions():
 
 def test_resamples_draw_whole_groups():
     groups = np.array([3, 3, 7, 7, 7, 9])
-    weights = probe.resamples(groups, num=50)
+    weights = resamples(groups, num=50)
     assert all(len(np.unique(weights[:, groups == g], axis=1)[0]) == 1 for g in (3, 7, 9))
     first = [int(np.flatnonzero(groups == g)[0]) for g in (3, 7, 9)]
     np.testing.assert_array_equal(weights[:, first].sum(1), 3)
@@ -364,8 +365,8 @@ def test_the_interval_over_tasks_covers_the_truth_where_rows_of_a_task_agree():
     groups, covered, naive = np.repeat(np.arange(60), 4), [], []
     for trial in range(200):
         values = np.repeat(rng.random(60) < 0.3, 4).astype(np.float64)
-        by_task = probe.interval(probe.Outcome(values, groups), probe.resamples(groups, num=300, seed=trial))
-        by_row = probe.interval(probe.Outcome(values, groups), probe.resamples(np.arange(240), num=300, seed=trial))
+        by_task = interval(Outcome(values, groups), resamples(groups, num=300, seed=trial))
+        by_row = interval(Outcome(values, groups), resamples(np.arange(240), num=300, seed=trial))
         covered.append(by_task["low"] <= 0.3 <= by_task["high"])
         naive.append(by_row["low"] <= 0.3 <= by_row["high"])
     assert 0.89 < np.mean(covered) < 0.985
@@ -376,11 +377,11 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_exact_for_a_constant
     rng = np.random.default_rng(0)
     groups = np.arange(100)
     values = rng.random(100)
-    a, b = probe.Outcome(values + 0.1, groups), probe.Outcome(values, groups)
-    found = probe.paired_difference(a, b, probe.resamples(groups))
+    a, b = Outcome(values + 0.1, groups), Outcome(values, groups)
+    found = bootstrap.paired_difference(a, b, resamples(groups))
     assert found == pytest.approx({"difference": 0.1, "low": 0.1, "high": 0.1}, abs=1e-6)
     with pytest.raises(ValueError, match="the same questions"):
-        probe.paired_difference(a, b._replace(groups=groups[::-1]), probe.resamples(groups))
+        bootstrap.paired_difference(a, b._replace(groups=groups[::-1]), resamples(groups))
 
 
 # Embedding and the whole evaluation.
@@ -393,33 +394,33 @@ def test_chunks_have_one_size_and_the_padding_leaves_no_trace():
         sizes.append(len(part["size"]))
         return part["size"] * 2
 
-    np.testing.assert_array_equal(probe.in_chunks(embed, table, np.arange(11), chunk=4), table["size"] * 2)
+    np.testing.assert_array_equal(scorers.in_chunks(embed, table, np.arange(11), chunk=4), table["size"] * 2)
     assert sizes == [4, 4, 4]
     with pytest.raises(ValueError, match="finite"):
-        probe.in_chunks(lambda part: part["size"] * np.nan, table, np.arange(11))
+        scorers.in_chunks(lambda part: part["size"] * np.nan, table, np.arange(11))
 
 
-@pytest.mark.parametrize("name", probe.CONTROLS)
+@pytest.mark.parametrize("name", controls.CONTROLS)
 def test_controls_read_objects_as_a_set(name):
     rng = np.random.default_rng(0)
     grids = [rng.integers(0, 4, size=(9, 9)).astype(np.uint8) for _ in range(4)] + [np.zeros((3, 3), np.uint8)]
     table = _objects.tokenise(grids, [0] * 5)
     order = np.concatenate([[0], 1 + rng.permutation(32), [33]])
     shuffled = {key: leaf[:, order] if key not in ("size", "offset", "edges") else leaf for key, leaf in table.items()}
-    z = np.asarray(probe.CONTROLS[name](table))
+    z = np.asarray(controls.CONTROLS[name](table))
     assert np.isfinite(z).all() and len(np.unique(z.round(4), axis=0)) == 5
-    np.testing.assert_allclose(probe.CONTROLS[name](shuffled), z, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(controls.CONTROLS[name](shuffled), z, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def result(tasks, tmp_path_factory):
-    embed = jax.jit(probe.raw_tables)
+    embed = jax.jit(controls.raw_tables)
 
     def predict(context):
         x_i, y_i, x = ({key: leaf[:, i] for key, leaf in context.items()} for i in range(3))
         return embed(x) + embed(y_i) - embed(x_i)
 
-    untrained = (jax.jit(probe.histogram), None)
+    untrained = (jax.jit(controls.histogram), None)
     ids = (f"u{number}" for number in range(5))  # an iterable that can be read only once
     return probe.evaluate(
         embed,
@@ -490,12 +491,12 @@ def test_controls_score_on_arc_what_they_scored_before(tmp_path):
     questions = _probes.build(*probe.load_tasks(), seed=0)
     assert [len(questions.rule[f"{name}/edit"].inputs) for name in ("arc1", "arc2")] == [419, 161]
     table = _objects.tokenise_cached(questions.grids, questions.backgrounds, str(tmp_path))
-    networks = [functools.partial(probe.randnet, seed=seed) for seed in range(4)]
-    for column, controls in enumerate((networks, [probe.raw_tables])):
-        answered = [probe.answer(jax.jit(control), None, table, questions) for control in controls]
+    networks = [functools.partial(controls.randnet, seed=seed) for seed in range(4)]
+    for column, encoders in enumerate((networks, [controls.raw_tables])):
+        answered = [probe.answer(jax.jit(encoder), None, table, questions) for encoder in encoders]
         for name, (*measured, digit) in MEASURED.items():
             if measured[column] is not None:
-                spread = probe.interval(answered[0][name], probe.resamples(answered[0][name].groups))
+                spread = interval(answered[0][name], resamples(answered[0][name].groups))
                 tolerance = (spread["high"] - spread["low"]) / 2 + digit / 2
                 found = np.mean([mean_of(outcomes[name]) for outcomes in answered])
                 assert found == pytest.approx(measured[column], abs=tolerance), (name, column)

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from jepa import main, train, train_step
-from jepa.state import Health
+from jepa.state import Health, step_keys
 from jepa.types import LossOutput
-
-TEMPORARY_CACHE = "~/.cache/jepa"
 
 
 def tiny(variant="tiny", **overrides):
@@ -212,3 +210,15 @@ def test_bfloat16_computes_the_same_losses_and_hands_over_float32():
     for name in ("loss/prediction", "loss/sigreg"):
         assert in_bf16[name] != in_f32[name], "bfloat16 changed nothing: is it used?"
         np.testing.assert_allclose(in_bf16[name], in_f32[name], rtol=3e-2)
+
+
+def test_every_stream_of_a_run_has_a_key_of_its_own():
+    state = parts().init()
+    keys = [state.key, jax.random.key(0), *(k for s in range(3) for k in step_keys(state.replace(step=jnp.int32(s))))]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys) == 11
+
+
+def test_a_nan_in_a_term_of_weight_zero_is_reported_and_not_trained_on():
+    terms = {"a": jnp.float32(2.0), "b": jnp.float32(jnp.nan)}
+    total, metrics = train_step.ledger(terms, {"a": 1.0, "b": 0.0})
+    assert total == 2.0 and jnp.isnan(metrics["loss/b"])

