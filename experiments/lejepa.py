@@ -34,12 +34,14 @@ SHAPE = ("std", "std_min", "std_max", "effective_rank", "effective_rank_expected
 CONTROLS = ("randnet", "tables", "histogram", "pixels")
 
 
-def train(config: str, seed: int, platform: str) -> dict:
-    """The finished run of one seed as its `probes.json`; trained or resumed if it is not finished."""
+def train(config: str, seed: int, platform: str) -> tuple[dict, dict]:
+    """`probes.json` of the finished run of one seed, trained or resumed if it is not finished; and what it ran on."""
     workdir = Path(f"{default_workdir(config)}-seed{seed}")
     command = [sys.executable, "-m", "jepa.main", f"--config={config}", f"--workdir={workdir}"]
     subprocess.run([*command, f"--config.seed={seed}", f"--config.platform={platform}"], check=True)
-    return json.loads((workdir / "probes.json").read_text())
+    start = json.loads((workdir / "environment.json").read_text())["starts"][-1]
+    kept = ("python", "packages", "backend", "devices", "git", "digest")
+    return json.loads((workdir / "probes.json").read_text()), {name: start[name] for name in kept}
 
 
 def over_seeds(values: list[float]) -> dict[str, float]:
@@ -91,7 +93,7 @@ def summarise(results: list[dict]) -> dict:
     }
 
 
-def markdown(summary: dict, config: str, seeds: list[int], command: str) -> str:
+def markdown(summary: dict, results: list[dict], config: str, seeds: list[int], command: str) -> str:
     """The question, what held, the tables, and how to reproduce them."""
     figures = [[name, cell(value)] for name, value in summary["figures"].items()]
     shapes = [[role, *(cell(values[name]) for name in SHAPE)] for role, values in summary["embeddings"].items()]
@@ -116,6 +118,8 @@ def markdown(summary: dict, config: str, seeds: list[int], command: str) -> str:
             f"{answer}{': ' + ', '.join(beaten) if beaten else ''}.\n",
             f"`{config}`, seeds {seeds}. Intervals are 95 % t intervals over seeds unless said otherwise.\n",
             "## Held-out prediction\n",
+            f"{results[0]['final_examples']} analogies of held-out tasks under random symmetries; there are fewer",
+            "distinct ones, so each is seen under several symmetries, and intervals are over tasks.\n",
             "`copy_ratio`: prediction error over that of predicting the last context grid. `demo_gain`: 1 - error with",
             "the task's own demonstration / error with another task's; `low`, `high` bound it over tasks in a seed.\n",
             table(["figure", "mean over seeds"], figures),
@@ -123,6 +127,9 @@ def markdown(summary: dict, config: str, seeds: list[int], command: str) -> str:
             "`rank_ratio`: effective rank over its expectation under N(0, I) for as many embeddings and dimensions.\n",
             table(["embeddings", *SHAPE], shapes),
             "## Probes of frozen features\n",
+            "Scorers are fitted on ARC-1 training tasks; the controls are fixed networks and raw features. What a",
+            "retrieval probe leaves open (which pair asks, which metric) was chosen so that the two untrained controls",
+            "agree with an earlier measurement of them on these tasks; trained encoders had no part in the choice.\n",
             table(["probe", "trained", "untrained", *CONTROLS, "baselines", "no information", "chance"], probes),
             "## Paired difference to the best control, per seed\n",
             "On the same questions, with a 95 % bootstrap interval over tasks.\n",
@@ -138,14 +145,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--platform", default="cpu")
     options = parser.parse_args()
-    results = [train(options.config, seed, options.platform) for seed in options.seeds]
+    results, environments = zip(*(train(options.config, seed, options.platform) for seed in options.seeds), strict=True)
     folder = Path("experiments/reports") / Path(default_workdir(options.config)).name
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(results)
     run_folder.atomic_write_json(folder / "report.json", summary)
-    run_folder.atomic_write_json(folder / "environment.json", run_folder.environment())
-    command = f"python experiments/lejepa.py --config={options.config} --seeds {' '.join(map(str, options.seeds))}"
-    run_folder.atomic_write_text(folder / "report.md", markdown(summary, options.config, options.seeds, command))
+    run_folder.atomic_write_json(
+        folder / "environment.json", dict(zip(map(str, options.seeds), environments, strict=True))
+    )
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python experiments/lejepa.py --config={options.config} --platform={options.platform} --seeds {seeds}"
+    run_folder.atomic_write_text(
+        folder / "report.md", markdown(summary, results, options.config, options.seeds, command)
+    )
     print(f"wrote {folder / 'report.md'}")
 
 

@@ -46,6 +46,8 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
         return objective.encode(params, objective_state, table).pooled
 
     def encode(grids: Sequence[np.ndarray], background: int | None = None) -> np.ndarray:
+        if not len(grids):
+            raise ValueError("there is no grid to encode")
         if background is not None and not -1 <= background <= 9:
             raise ValueError(f"background is {background}; it must be a colour 0..9, or -1 for none")
         checked = [_objects.check_grid(grid, f"grid {i}") for i, grid in enumerate(grids)]

@@ -79,26 +79,35 @@ def evaluate(
     }
 
 
+MAIN_COLUMNS = ("probe", "trained", "95 %", "untrained", "randnet", "tables", "chance", "over the best control")
+
+
 def rows(result: dict) -> list[str]:
-    """`evaluate`'s result for a person: the lines of a table with a row for each probe."""
+    """`evaluate`'s result for a person: a table of the scores and one of what else to hold them against."""
     lines = [_readable(row) for row in result["rows"]]
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    empty = dict.fromkeys(columns, "")
-    cells = [columns, *[list((empty | line).values()) for line in lines]]
+    rest = ["probe", *dict.fromkeys(name for line in lines for name in line if name not in MAIN_COLUMNS)]
+    return [*_aligned(lines, list(MAIN_COLUMNS)), "", *_aligned(lines, rest)]
+
+
+def _aligned(lines: list[dict[str, str]], columns: list[str]) -> list[str]:
+    """The columns under their names, padded to equal width; a row without a value has a gap."""
+    cells = [columns, *[[line[name] if name in line else "" for name in columns] for line in lines]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _readable(row: dict) -> dict[str, str]:
-    """Every column beside the score, as text; `over` is the paired difference to the best control."""
+    """Every column as text."""
     estimates = {"trained": row} | ({"untrained": row["untrained"]} if "untrained" in row else {}) | row["controls"]
     for name, baseline in row["baselines"].items():
         estimates["foreign demos" if name.endswith("_foreign") else name.replace("_", " ")] = baseline
     line = {"probe": row["probe"]} | {name: f"{estimate['score']:.3f}" for name, estimate in estimates.items()}
-    line |= {"no information": f"{row['no_information']:.3f}", "chance": f"{row['chance']:.4f}"}
+    line |= {"no information": f"{row['no_information']:.3f}", "chance": f"{row['chance']:.3f}"}
+    line["95 %"] = f"[{row['low']:.3f}, {row['high']:.3f}]"
     over = row["over_best_control"]
-    line["trained 95 %"] = f"[{row['low']:.3f}, {row['high']:.3f}]"
-    line["over"] = f"{over['control']} {over['difference']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}]"
+    line["over the best control"] = (
+        f"{over['difference']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}] {over['control']}"
+    )
     return line
 
 

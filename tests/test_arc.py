@@ -403,3 +403,13 @@ def test_wrong_keywords_are_errors(build):
         build(stream="view")
     with pytest.raises(ValueError, match="num_views is 0"):
         build(stream="views", num_views=0)
+
+
+def test_tasks_are_recognised_by_their_grids_whatever_they_are_called():
+    evaluation = _collections.load("arc1-eval")[:5]
+    renamed = [task._replace(id=f"mine{i}") for i, task in enumerate(evaluation)]
+    assert {task.id for task in evaluation} <= set(_collections.recognised(renamed))
+    one_pair = [_collections.Task("mine", evaluation[0].demos[:1], [])]
+    assert evaluation[0].id in _collections.recognised(one_pair)
+    changed = [(x, (y + 1) % 10) for x, y in evaluation[0].demos]
+    assert _collections.recognised([_collections.Task("mine", changed, [])]) == []

@@ -150,6 +150,10 @@ MISTAKES = {
     "--config.encoder.pooling=max": "encoder.pooling is 'max'",
     "--config.objective.predictor=mlp": "objective.predictor is 'mlp'",
     "--config.init_from=runs/nowhere": "runs/nowhere",
+    "--config.num_steps=none": "config.num_steps cannot be none",
+    "--config.final_examples=0": "config.final_examples is 0",
+    "--config.target_ema=1.5": "config.target_ema is 1.5",
+    "--config.objective.context=max": "objective.context is 'max'",
     "--profile=20:10": "--profile is '20:10'",
 }
 
@@ -184,11 +188,32 @@ def test_a_run_starts_from_the_weights_of_another_and_keeps_what_is_frozen(finis
 
 
 @pytest.mark.slow
+def test_what_an_evaluation_task_taught_is_not_probed_not_even_through_another_run(tmp_path):
+    direct = run(tmp_path / "direct", "--config.data.collection=arc2-train", "--config.probe=true")
+    assert (
+        direct.returncode == 2
+        and "were trained on" in direct.stderr
+        and not (tmp_path / "direct/metrics.jsonl").exists()
+    )
+    assert run(tmp_path / "teacher", "--config.data.collection=arc2-eval").returncode == 0
+    pupil = run(tmp_path / "pupil", f"--config.init_from={tmp_path / 'teacher'}", "--config.probe=true")
+    assert pupil.returncode == 2 and "were trained on" in pupil.stderr
+
+
+@pytest.mark.slow
+def test_a_mistake_at_the_first_start_does_not_lock_the_folder(tmp_path):
+    wrong = run(tmp_path / "run", "--config.objective.num_readouts=3")
+    assert wrong.returncode == 2 and "must divide the embedding's width" in wrong.stderr
+    assert run(tmp_path / "run").returncode == 0
+
+
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(finished, tmp_path):
     source, _ = finished
     workdir = tmp_path / "longer"
     shutil.copytree(source, workdir)
     assert run(workdir, "--config.num_steps=30").returncode == 0
+    assert json.loads((workdir / "probes.json").read_text())["step"] == 30
     assert [row["step"] for row in rows(workdir) if "loss/total" in row] == [5, 10, 15, 20, 25, 30]
 
 
@@ -235,6 +260,10 @@ def test_a_loaded_run_embeds_grids_and_names_what_is_not_one(finished):
     np.testing.assert_allclose(model.encode(grids[1:])[0], embeddings[1], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="12"):
         model.encode([np.array([[12]])])
+    with pytest.raises(ValueError, match="no grid"):
+        model.encode([])
+    with pytest.raises(ValueError, match="background is 77"):
+        model.encode(grids, background=77)
     with pytest.raises(ValueError, match="not the folder of a run"):
         jepa.load(finished[0] / "nowhere")
 

@@ -449,8 +449,11 @@ def test_every_row_stands_beside_its_controls(result):
             assert row["baselines"]["copy"]["score"] == 0.0  # the input is a candidate, at distance zero
         assert ("untrained" in row) != row["probe"].endswith("predictor_l2")  # the untrained pair has no predictor
     lines = probe.rows(result)
-    assert len(lines) == 1 + len(names)
-    assert all(line.startswith(name) for name, line in zip(names, lines[1:], strict=True))
+    middle = len(lines) // 2
+    for table in (lines[:middle], lines[middle + 1 :]):
+        assert table[0].startswith("probe ") and len(table) == 1 + len(names)
+        assert all(line.startswith(name) for name, line in zip(names, table[1:], strict=True))
+    assert lines[middle] == "" and max(map(len, lines)) <= 140
 
 
 def test_an_encoder_that_is_a_control_does_not_differ_from_it(result):
