@@ -98,16 +98,18 @@ def check_override(config: ConfigDict, key: str, value: str) -> None:
 
 
 def select_platform(platform: str) -> None:
-    """Makes `cpu` or `gpu` the only platform; ValueError where a GPU was asked for and none is there."""
+    """Computes on the CPU alone, or makes sure of a GPU. Raises ValueError where there is none, or for another name."""
     if platform not in ("cpu", "gpu"):
         raise ValueError(f"config.platform is {platform!r}; it must be 'cpu' or 'gpu'")
-    jax.config.update("jax_platforms", "cuda" if platform == "gpu" else "cpu")
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        return
     try:
-        jax.devices()
+        jax.devices("gpu")  # where there is one, it is what JAX takes by itself
     except RuntimeError as error:
         raise ValueError(
-            f"config.platform is 'gpu', but JAX finds no GPU ({str(error).splitlines()[0]}); "
-            "install jepa[cuda] on a machine with one, or leave config.platform=cpu"
+            "config.platform is 'gpu', but JAX finds no GPU; install jepa[cuda] on a machine with one, "
+            f"or leave config.platform=cpu ({str(error).splitlines()[0]})"
         ) from error
 
 

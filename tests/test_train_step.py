@@ -222,3 +222,14 @@ def test_a_nan_in_a_term_of_weight_zero_is_reported_and_not_trained_on():
     terms = {"a": jnp.float32(2.0), "b": jnp.float32(jnp.nan)}
     total, metrics = train_step.ledger(terms, {"a": 1.0, "b": 0.0})
     assert total == 2.0 and jnp.isnan(metrics["loss/b"])
+
+
+@pytest.mark.parametrize("variant", ["", "base"])
+def test_the_sizes_that_users_run_are_traced_with_a_state_that_keeps_its_shapes(variant):
+    config = tiny(variant)
+    built = train.build(config)
+    state = jax.eval_shape(built.init)
+    rows = np.stack([built.source.indices(i) for i in range(config.steps_per_call)])
+    after, metrics = jax.eval_shape(train.make_train_call(config, built), state, built.source.tables, rows)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {"loss/total", "share/sigreg", "grad/norm"} <= metrics.keys()
