@@ -17,7 +17,7 @@ class Health(NamedTuple):
 
     skipped: Array  # in all
     consecutive: Array  # in a row, up to now
-    bad_term: Array  # index into the sorted term names of the last bad term; their number means the gradient
+    bad_term: Array  # of the last one, by index into the trained terms sorted by name; their number is the gradient
 
 
 class TrainState(train_state.TrainState):

@@ -66,6 +66,8 @@ def test_the_main_job_trains_evaluates_and_says_what_it_did(finished):
             assert row["loss/total"] == pytest.approx(weighted, rel=1e-5)
             assert row["share/prediction"] + row["share/sigreg"] == pytest.approx(1.0, rel=1e-5)
             assert row["grad/norm_clipped"] <= config["max_grad_norm"] * (1 + 1e-6)
+    held_out = {row["step"]: row["val/prediction"] for row in rows(workdir) if "val/prediction" in row}
+    assert f"lowest validation error at step {min(held_out, key=held_out.get)}" in done.stdout
     assert "step 20/20" in done.stdout and "demo_gain" in done.stdout
     assert list(workdir.glob("events.out.tfevents*"))
     result = json.loads((workdir / "probes.json").read_text())
