@@ -53,9 +53,14 @@ class _KeepBest(NamedTuple):
     values: dict[int, float]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        known = {info.step: self.values[info.step] for info in checkpoints if info.step in self.values}
-        best = min(known, key=lambda step: (known[step], step), default=None)
+        present = {info.step for info in checkpoints}
+        best = next((step for step in _ranked(self.values) if step in present), None)
         return [info.step == best for info in checkpoints]
+
+
+def _ranked(values: Mapping[int, float]) -> list[int]:
+    """Steps from the lowest metric up, the earliest of equals first."""
+    return sorted(values, key=lambda step: (values[step], step))
 
 
 def open_manager(folder: Path | str, *, best_metric: str, keep_latest: int = 2) -> Checkpoints:
@@ -100,7 +105,7 @@ def steps(checkpoints: Checkpoints) -> list[int]:
 
 def best_step(checkpoints: Checkpoints) -> int | None:
     """The step of the lowest metric (the earliest of equals), or None where no checkpoint has a finite one."""
-    return min(checkpoints.values, key=lambda step: (checkpoints.values[step], step), default=None)
+    return next(iter(_ranked(checkpoints.values)), None)
 
 
 def save(
@@ -217,8 +222,7 @@ def _candidates(checkpoints: Checkpoints, step: Step) -> list[int]:
         return [step]
     if step not in ("latest", "best"):
         raise ValueError(f"a checkpoint is 'latest', 'best' or a step, not {step!r}")
-    values = checkpoints.values if step == "best" else {}
-    ranked = sorted(values, key=lambda s: (values[s], s))
+    ranked = _ranked(checkpoints.values) if step == "best" else []
     return ranked + sorted(set(known) - set(ranked), reverse=True)
 
 

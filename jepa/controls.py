@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa import tables as object_tables
+from jepa.tables import CANVAS, NUM_COLOURS
 from jepa.types import Observation
 
 
@@ -27,14 +28,14 @@ def raw_tables(table: Observation) -> jax.Array:
 
 def histogram(table: Observation) -> jax.Array:
     """The grid's share of each colour, [n, 10]."""
-    return object_tables.grid_features(table)[..., :10]
+    return object_tables.grid_features(table)[..., :NUM_COLOURS]
 
 
 def one_hot_pixels(grids: list[np.ndarray]) -> np.ndarray:
     """Each cell's colour at the top left of a 30x30 canvas, zero outside the grid, [n, 9000]."""
-    canvas = np.zeros((len(grids), 30, 30, 10), np.float32)
+    canvas = np.zeros((len(grids), CANVAS, CANVAS, NUM_COLOURS), np.float32)
     for image, grid in zip(canvas, grids, strict=True):
-        image[: grid.shape[0], : grid.shape[1]] = np.eye(10, dtype=np.float32)[grid]
+        image[: grid.shape[0], : grid.shape[1]] = np.eye(NUM_COLOURS, dtype=np.float32)[grid]
     return canvas.reshape(len(grids), -1)
 
 

@@ -69,9 +69,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     config = load_config(specs[-1]) if specs else ConfigDict()
     kept: dict[str, str] = {}  # by key: of a key that is given twice, the last counts
     for arg in argv[1:]:
-        key, _, value = arg.removeprefix("--config.").partition("=")
+        key = arg.removeprefix("--config.").partition("=")[0]
         if specs and arg.startswith("--config."):
-            check_override(config, key, value)
+            check_override(config, key, is_none(arg))
         kept.pop(key, None)
         kept[key] = arg
     turned_off = [key for key, arg in kept.items() if is_none(arg)]
@@ -86,14 +86,19 @@ def is_none(arg: str) -> bool:
     return arg.startswith("--config.") and arg.lower().endswith("=none")
 
 
-def check_override(config: ConfigDict, key: str, value: str) -> None:
+def section_of(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    """Where a dotted key lives: `optimizer.b1` -> (config.optimizer, "b1")."""
+    section, _, name = key.rpartition(".")
+    return (config[section] if section else config), name
+
+
+def check_override(config: ConfigDict, key: str, none: bool) -> None:
     """Raises ValueError for a key that the config lacks, and for `none` where that is not among its values."""
     known = config_keys(config)
     if key not in known:
         raise ValueError(f"unknown config key {key!r}: {registry.nearest(key, known)}")
-    section, _, name = key.rpartition(".")
-    default = (config[section] if section else config)[name]
-    if value.lower() == "none" and section != "weights" and default is not None:
+    section, name = section_of(config, key)
+    if none and not key.startswith("weights.") and section[name] is not None:
         raise ValueError(f"config.{key} cannot be none; only a loss weight, or a key that is none by default, can")
 
 
@@ -125,8 +130,7 @@ def use_compile_cache(cache_dir: str) -> None:
 def main(argv: list[str]) -> None:
     config = CONFIG.value
     for key in argv[1:]:
-        parent, _, name = key.rpartition(".")
-        section = config[parent] if parent else config
+        section, name = section_of(config, key)
         with section.ignore_type():
             section[name] = None
     select_platform(config.platform)

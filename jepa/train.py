@@ -43,6 +43,7 @@ class Parts(NamedTuple):
     tx: optax.GradientTransformation
     weights: dict[str, float | None]
     init: Callable[[], state.TrainState]  # a fresh state; jitted
+    evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
 
 
 def keywords(config: ConfigDict) -> dict[str, Any]:
@@ -78,7 +79,8 @@ def build(config: ConfigDict) -> Parts:
         batch = source.gather(tables, rows, jax.random.key(config.seed), True)
         return state.create(objective, tx, batch, config.seed, teacher=config.target_ema is not None)
 
-    return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)))
+    evaluate = evaluation.make_evaluate(objective, source, seed=config.seed)
+    return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)), evaluate)
 
 
 def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
@@ -226,7 +228,6 @@ def loop(
     console = metrics.console(total_steps=config.num_steps, examples_per_step=config.batch_size, start_step=step)
     writer = metrics.multi(files, console)
     writer.write_hparams(config_checks.as_json(config))
-    evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=config.seed)
     train_call = make_train_call(config, parts)
     trace(traced, step, config.steps_per_call, workdir, train_state)
     try:
@@ -240,13 +241,13 @@ def loop(
                 writer.write_scalars(step, jax.device_get(last))
                 check_health(train_state, config, parts)
             if step % config.eval_every == 0 or step == config.num_steps:
-                held_out = evaluate(train_state, config.eval_examples)
+                held_out = parts.evaluate(train_state, config.eval_examples)
                 writer.write_scalars(step, held_out)
-            if step % config.checkpoint_every == 0 or step == config.num_steps:
+            signal_name = stop_requested()
+            if step % config.checkpoint_every == 0 or step == config.num_steps or signal_name:
                 checkpoint.save(checkpoints, step, train_state, record, held_out)
-            if stop_requested():
-                checkpoint.save(checkpoints, step, train_state, record, held_out)
-                raise Interrupted(stop_requested(), step)
+            if signal_name:
+                raise Interrupted(signal_name, step)
     finally:
         writer.close()
     return train_state
@@ -293,8 +294,7 @@ def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdi
 
 def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path, seen_ids: list[str]) -> None:
     """The final validation on `final_examples` and the probes of the last state: `probes.json` and tables."""
-    evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=config.seed)
-    final = evaluate(train_state, config.final_examples)
+    final = parts.evaluate(train_state, config.final_examples)
     title = (
         f"validation: {config.final_examples} examples under random symmetries, of {evaluation.extent(parts.source)}"
     )

@@ -34,7 +34,7 @@ def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> t
     on = {name: weight for name, weight in sorted(weights.items()) if weight is not None}
     weighted = {name: weight * terms[name] for name, weight in on.items()}
     # A weight of 0 reports a term; were it summed, a NaN in it would still be one in the total.
-    total = sum((weighted[name] for name, weight in on.items() if weight != 0), jnp.float32(0.0))
+    total = sum((weighted[name] for name in trained_terms(weights)), jnp.float32(0.0))
     scale = sum(jnp.abs(value) for value in weighted.values())
     metrics = {"loss/total": total}
     for name in on:
