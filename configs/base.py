@@ -12,6 +12,11 @@ def words(variant: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return chosen
 
 
+def off(*names: str) -> dict[str, config_dict.FieldReference]:
+    """Loss terms that are not part of the run unless they are given a weight."""
+    return {name: config_dict.placeholder(float) for name in names}
+
+
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
@@ -22,7 +27,9 @@ def get_config() -> ConfigDict:
     config.batch_size = 128
     config.steps_per_call = 10  # training steps per dispatch, scanned on the device
     config.max_grad_norm = 1.0
-    config.target_ema = config_dict.placeholder(float)  # a decay such as 0.996 adds an EMA target encoder
+    config.target_ema = config_dict.placeholder(float)  # a decay such as 0.996 adds an EMA target encoder ...
+    config.target_ema_final = config_dict.placeholder(float)  # ... which rises to this one on a cosine, if given
+    config.best_metric = "val/prediction"  # the held-out figure, lower is better, that the best checkpoint is kept by
     config.max_bad_steps = 20  # stop after so many non-finite steps in a row
 
     config.log_every = 10
@@ -42,3 +49,16 @@ def get_config() -> ConfigDict:
 
     config.probe = True  # evaluate frozen features at the end, with floors and controls
     return config
+
+
+def make_tiny(config: ConfigDict) -> None:
+    """Seconds instead of minutes, on an object encoder, to see that everything runs."""
+    config.num_steps = 20
+    config.batch_size = 16
+    config.steps_per_call = 5
+    config.log_every = 5
+    config.eval_every = config.checkpoint_every = 10
+    config.eval_examples = config.final_examples = 16
+    config.optimizer.warmup_steps = 5
+    config.encoder.update(dim=16, depth=1, num_heads=2, num_readouts=2, readout_dim=8)
+    config.probe = False

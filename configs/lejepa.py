@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
             folder=config_dict.placeholder(str),  # your own ARC JSON files instead
             stream="analogy",
             num_views=4,  # read by the stream "views"
+            num_negatives=0,  # other grids listed beside every target at validation, for contrastive objectives
             validation_share=0.1,
             d4=True,
             palette=True,
@@ -49,13 +50,18 @@ def get_config(variant: str = "") -> ConfigDict:
             num_readouts=8,
             context="attention",  # read by the pooled predictor
             projector_dim=config_dict.placeholder(int),
+            error="squared",
             num_global_views=2,  # read in the multi-view form
+            statistic="epps_pulley",  # the univariate test that SIGReg applies to every slice
             num_slices=256,
             num_knots=17,
             t_max=3.0,
         )
     )
-    config.weights = ConfigDict(dict(prediction=1.0, sigreg=10.0))
+    config.weights = ConfigDict(
+        dict(prediction=1.0, sigreg=10.0)
+        | base.off("weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
+    )
 
     if "base" in words:
         config.num_steps = 20_000
@@ -67,16 +73,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.encoder.update(dim=256, depth=6, num_heads=8, readout_dim=64)
         config.objective.update(predictor_dim=256, predictor_depth=4, num_heads=8, num_slices=1024)
     if "tiny" in words:
-        config.num_steps = 20
-        config.batch_size = 16
-        config.steps_per_call = 5
-        config.log_every = 5
-        config.eval_every = config.checkpoint_every = 10
-        config.eval_examples = config.final_examples = 16
-        config.optimizer.warmup_steps = 5
-        config.encoder.update(dim=16, depth=1, num_heads=2, num_readouts=2, readout_dim=8)
+        base.make_tiny(config)
         config.objective.update(predictor_dim=16, predictor_depth=1, num_heads=2, num_readouts=2, num_slices=32)
-        config.probe = False
     if "pooled" in words:
         config.objective.predictor = "pooled"
     if "mean" in words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -16,8 +17,8 @@ MAY_CHANGE = (
     *("checkpoint_every", "max_bad_steps", "probe", "cache_dir", "platform"),
 )
 FIXED = (
-    *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "init_from", "init_parts", "freeze"),
-    *("data", "encoder", "objective", "weights", "optimizer"),
+    *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
+    *("init_from", "init_parts", "freeze", "data", "encoder", "objective", "weights", "optimizer"),
 )
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
@@ -41,7 +42,31 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"config.max_grad_norm is {config.max_grad_norm}; it must be above 0")
     if config.target_ema is not None and not 0 <= config.target_ema < 1:
         raise ValueError(f"config.target_ema is {config.target_ema}; a decay lies in [0, 1), such as 0.996")
+    if config.target_ema_final is not None:
+        if config.target_ema is None:
+            raise ValueError("config.target_ema_final is where config.target_ema ends: set that too, such as 0.99")
+        if not config.target_ema <= config.target_ema_final <= 1:
+            raise ValueError(
+                f"config.target_ema_final is {config.target_ema_final}; it must lie between target_ema "
+                f"{config.target_ema} and 1"
+            )
     check_cadences(config)
+
+
+def check_best_metric(name: str, terms: list[str]) -> None:
+    """Raises ValueError unless the metric by which the best checkpoint is kept is a held-out one of these terms."""
+    known = {"val/prediction", *(f"val/{term}" for term in terms)}
+    if not name.startswith(tuple(known)):
+        raise ValueError(
+            f"config.best_metric is {name!r}; it must be a held-out figure of what is trained: one of {sorted(known)}, "
+            "or below one, such as 'val/infonce/in_batch'"
+        )
+
+
+def check_measured(name: str, held_out: Mapping[str, float]) -> None:
+    """Raises ValueError where an evaluation did not measure `best_metric` after all."""
+    if name not in held_out:
+        raise ValueError(f"config.best_metric is {name!r}, which is not measured: {registry.nearest(name, held_out)}")
 
 
 def check_cadences(config: ConfigDict) -> None:

@@ -12,18 +12,22 @@ import numpy as np
 from jepa.bootstrap import resamples
 from jepa.diagnostics import describe
 from jepa.state import TrainState
+from jepa.train_step import reported
 from jepa.types import Objective, Source
 
 FOREIGN = "_foreign_demo"
+LISTED = "listed/"
 Evaluate = Callable[[TrainState, int], dict[str, float]]
 
 
-def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluate:
+def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, float | None], *, seed: int) -> Evaluate:
     """A function (state, num_examples) -> metrics over the validation sources of `source`.
 
     Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
-    `val/prediction` is the error that chooses the best checkpoint. `diag/demo_gain` is 1 - error given the task's own
-    demonstration / error given another task's under the same augmentation, with a 95 % interval over tasks.
+    `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`.
+    `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
+    augmentation, with a 95 % interval over tasks. A source `<first>_<kind>` that lists negatives gives
+    `val/<kind>/...`: what the objective says of telling the target from them, over the rows that have any.
     """
     own_name = next(iter(source.validation))
     key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
@@ -35,7 +39,7 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
         arguments = dict(key=key, step=state.step, train=False)
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
         out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
-        scalars = dict(out.terms) | dict(out.metrics)
+        scalars = reported(dict(out.terms) | dict(out.metrics), weights)
         return {"examples": out.examples, "embeddings": out.embeddings, "scalars": scalars, "groups": batch.groups}
 
     compiled = {
@@ -56,17 +60,33 @@ def make_evaluate(objective: Objective, source: Source, *, seed: int) -> Evaluat
     def evaluate(state: TrainState, num_examples: int) -> dict[str, float]:
         own = collect(own_name, state, num_examples)
         metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
-        if "copy" in own["examples"]:
-            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / np.mean(own["examples"]["copy"]))
+        examples = own["examples"]
+        metrics["val/prediction"] = float(np.mean(examples["prediction"]))
+        if "copy" in examples:
+            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / np.mean(examples["copy"]))
         if own_name + FOREIGN in source.validation:
             foreign = collect(own_name + FOREIGN, state, num_examples)["examples"]["prediction"]
-            metrics |= demo_gain(own["examples"]["prediction"], foreign, own["groups"])
+            metrics |= demo_gain(examples["prediction"], foreign, own["groups"])
+        for name in source.validation:
+            if name not in (own_name, own_name + FOREIGN):
+                kind = name.removeprefix(f"{own_name}_")
+                metrics |= listed(collect(name, state, num_examples), kind)
         for role, embeddings in own["embeddings"].items():
             described = jax.device_get(describe_jit(embeddings, key))
             metrics |= {f"diag/{role}/{name}": float(value) for name, value in described.items()}
         return metrics
 
     return evaluate
+
+
+def listed(collected: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """Means by `val/<kind>/...` of the examples named `listed/...`, over the rows that list a negative at all."""
+    examples = {name: values for name, values in collected["examples"].items() if name.startswith(LISTED)}
+    if not examples:
+        return {}
+    some = examples[f"{LISTED}chance"] > 0
+    means = {name.removeprefix(LISTED): float(np.mean(values[some])) for name, values in examples.items()}
+    return {f"val/{kind}/{name}": value for name, value in means.items()} | {f"val/{kind}/share": float(np.mean(some))}
 
 
 def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: int = 2000) -> dict[str, float]:

@@ -21,6 +21,14 @@ def stop_frozen(params: PyTree, freeze: tuple[str, ...]) -> PyTree:
     )
 
 
+def target_decay(start: float | None, final: float | None, num_steps: int) -> optax.ScalarOrSchedule | None:
+    """Decay of the EMA target: constant, or rising from `start` to `final` on a cosine (BYOL, arXiv:2006.07733)."""
+    if start is None or final is None:
+        return start
+    fall = optax.cosine_decay_schedule(1.0, num_steps)
+    return lambda step: final - (final - start) * fall(step)
+
+
 def build(
     *,
     num_steps: int,

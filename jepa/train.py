@@ -72,6 +72,7 @@ def build(config: ConfigDict) -> Parts:
     objective = build_objective(config)
     weights = dict(config.weights)
     train_step.check_weights(weights, objective)
+    config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
     tx = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
 
     @jax.jit
@@ -79,7 +80,7 @@ def build(config: ConfigDict) -> Parts:
         batch = source.gather(tables, rows, jax.random.key(config.seed), True)
         return state.create(objective, tx, batch, config.seed, teacher=config.target_ema is not None)
 
-    evaluate = evaluation.make_evaluate(objective, source, seed=config.seed)
+    evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
     return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)), evaluate)
 
 
@@ -89,7 +90,7 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
         parts.objective,
         parts.weights,
         max_grad_norm=config.max_grad_norm,
-        target_ema=config.target_ema,
+        target_ema=optimizer.target_decay(config.target_ema, config.target_ema_final, config.num_steps),
         freeze=tuple(config.freeze),
     )
 
@@ -145,7 +146,7 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
     traced = parse_profile(profile, config.num_steps)
     run_folder.check_writable(workdir)
     with run_folder.lock(workdir):
-        checkpoints = checkpoint.open_manager(workdir / "checkpoints", best_metric="val/prediction")
+        checkpoints = checkpoint.open_manager(workdir / "checkpoints", best_metric=config.best_metric)
         if checkpoint.steps(checkpoints):
             config_checks.check_same_run(config, workdir)
         parts = build(config)
@@ -242,6 +243,7 @@ def loop(
                 check_health(train_state, config, parts)
             if step % config.eval_every == 0 or step == config.num_steps:
                 held_out = parts.evaluate(train_state, config.eval_examples)
+                config_checks.check_measured(config.best_metric, held_out)
                 writer.write_scalars(step, held_out)
             signal_name = stop_requested()
             if step % config.checkpoint_every == 0 or step == config.num_steps or signal_name:

@@ -31,8 +31,8 @@ def check_weights(weights: Mapping[str, float | None], objective: Objective) -> 
 
 def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> tuple[Array, dict[str, Array]]:
     """The total and, by path, each term raw (`loss/`), weighted (`weighted/`) and as a share of it (`share/`)."""
-    on = {name: weight for name, weight in sorted(weights.items()) if weight is not None}
-    weighted = {name: weight * terms[name] for name, weight in on.items()}
+    on = on_terms(weights)
+    weighted = {name: weights[name] * terms[name] for name in on}
     # A weight of 0 reports a term; were it summed, a NaN in it would still be one in the total.
     total = sum((weighted[name] for name in trained_terms(weights)), jnp.float32(0.0))
     scale = sum(jnp.abs(value) for value in weighted.values())
@@ -49,16 +49,15 @@ def make_train_step(
     weights: Mapping[str, float | None],
     *,
     max_grad_norm: float,
-    target_ema: float | None = None,
+    target_ema: optax.ScalarOrSchedule | None = None,
     freeze: tuple[str, ...] = (),
 ) -> StepFunction:
     """The step function; pure, and not yet jitted. Gradients are clipped by their global norm to `max_grad_norm`.
 
-    target_ema: decay of the EMA target tree per step, for a state that carries one.
+    target_ema: decay of the EMA target tree per step, or a schedule of it, for a state that carries one.
     freeze: parameter paths that get no gradient, and so do not count in its norm.
     """
     check_weights(weights, objective)
-    off = {name for name, weight in weights.items() if weight is None}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         keys = step_keys(state)
@@ -82,7 +81,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         target_params = state.target_params
         if target_params is not None:
-            target_params = optax.incremental_update(params, target_params, 1.0 - target_ema)
+            decay = target_ema(state.step) if callable(target_ema) else target_ema
+            target_params = optax.incremental_update(params, target_params, 1.0 - decay)
+            metrics["target_ema"] = jnp.float32(decay)
 
         ok = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         proposed = state.replace(
@@ -91,9 +92,7 @@ def make_train_step(
         # Selected, never multiplied: 0 * NaN is NaN. Only the step (and with it data and randomness) moves on.
         new_state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
         new_state = new_state.replace(step=state.step + 1, health=update_health(state.health, ok, out, weights))
-        # Reporting a metric of a term that is off would compile the term after all.
-        reported = {name: value for name, value in out.metrics.items() if name.split("/")[0] not in off}
-        metrics |= {f"metric/{name}": value for name, value in reported.items()}
+        metrics |= {f"metric/{name}": value for name, value in reported(out.metrics, weights).items()}
         metrics |= {
             "grad/norm": grad_norm,
             "grad/norm_clipped": jnp.minimum(grad_norm, max_grad_norm),
@@ -103,6 +102,17 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def reported(values: Mapping[str, Array], weights: Mapping[str, float | None]) -> dict[str, Array]:
+    """`values` by path without those of a term that is off: to report them would compile the term after all."""
+    off = {name for name, weight in weights.items() if weight is None}
+    return {path: value for path, value in values.items() if path.split("/")[0] not in off}
+
+
+def on_terms(weights: Mapping[str, float | None]) -> list[str]:
+    """The terms that are computed, trained on or only reported, by name."""
+    return [name for name, weight in sorted(weights.items()) if weight is not None]
 
 
 def trained_terms(weights: Mapping[str, float | None]) -> list[str]:

@@ -24,6 +24,8 @@ class Batch(NamedTuple):
     context: Observation | None = None  # [B, T, ...]
     target: Observation | None = None  # [B, ...]
     views: Observation | None = None  # [B, V, ...], global views first
+    negatives: Observation | None = None  # [B, K, ...]: wrong targets that look like the right one
+    negative_ids: Array | None = None  # int32 [B, K]: as `ids`; one that equals the row's id is padding
 
 
 class Source(NamedTuple):

@@ -14,7 +14,7 @@ def evaluated(**objective):
     config = main.load_config("configs/lejepa.py:tiny")
     config.objective.update(objective)
     parts = train.build(config)
-    evaluate = evaluation.make_evaluate(parts.objective, parts.source, seed=0)
+    evaluate = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)
     return parts, parts.init(), evaluate
 
 

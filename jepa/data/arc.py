@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.data import _batches, _collections, _objects, _views
+from jepa import symmetries
+from jepa.data import _batches, _collections, _negatives, _objects
 from jepa.data._collections import Task, recognised
 from jepa.registry import nearest
 from jepa.types import Array, Batch, Observation, PyTree, Source
@@ -51,6 +52,7 @@ def build(
     translation: bool = True,
     stream: str = "analogy",
     num_views: int = 4,
+    num_negatives: int = 0,
 ) -> Source:
     """Tasks of a collection of `jepa.data._collections`, or of the ARC JSON files of `folder` instead.
 
@@ -60,15 +62,22 @@ def build(
 
     A hash of the task id holds out `validation_share` of the tasks. `validation['arc']` enumerates their examples;
     for analogies `validation['arc_foreign_demo']` has the same rows in the same order, with the demonstration
-    (x_i, y_i) of another held-out task, and one key draws the same symmetries for both.
+    (x_i, y_i) of another held-out task, and one key draws the same symmetries for both. With `num_negatives` K above 0
+    there are two more with the very batches of 'arc' and K wrong targets beside each: `validation['arc_same_task']`
+    shows other outputs of the task, `validation['arc_palette_matched']` outputs of other held-out tasks in the colours
+    of the target (`jepa.data._negatives`).
 
-    Raises ValueError for an unknown name, a size below 1, a bad file, or a share that leaves too few tasks.
+    Raises ValueError for an unknown name, a size out of range, a bad file, or a share that leaves too few tasks.
     """
     for name, size in (("batch_size", batch_size), ("num_views", num_views)):
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
     if stream not in STREAMS:
         raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
+    if num_negatives < 0:
+        raise ValueError(f"num_negatives is {num_negatives}; it must be at least 0")
+    if num_negatives and stream != "analogy":
+        raise ValueError(f"num_negatives is {num_negatives}, but only stream 'analogy' has targets; it must be 0 here")
     tasks = _collections.load(collection) if folder is None else _collections.load_folder(folder)
     analogy = stream == "analogy"
     usable = [task for task in tasks if len(_pairs(task)) > 1 or not analogy]
@@ -78,10 +87,11 @@ def build(
     contents: dict[tuple, int] = {}  # (shape, content) -> id
     sequences = _analogies if analogy else _single_grids
     training, validation = (_number(side, sequences, rows, contents) for side in (shown, held_out))
+    negatives = _choose_negatives(validation, rows, num_negatives) if num_negatives else {}
     table = _tokenise(rows, cache_dir)
     on_device = jax.tree.map(jnp.asarray, table)  # one copy; a source reaches the rows that its own windows name
 
-    symmetry = partial(_views.augment, d4=d4, palette=palette, translation=translation)
+    symmetry = {"d4": d4, "palette": palette, "translation": translation}
     gather = partial(_gather_analogies, symmetry) if analogy else partial(_gather_views, symmetry, num_views)
     digest = _digest(tasks, (stream, num_views, validation_share, d4, palette, translation))
 
@@ -97,12 +107,12 @@ def build(
             stats=_stats(examples, table),
         )
 
-    controls = {"arc": validation}
-    if analogy:
-        controls = _with_foreign_demonstrations(validation)
+    controls = _with_foreign_demonstrations(validation) if analogy else {"arc": validation}
     in_order = _batches.enumerated(len(validation.ids), seed=VALIDATION_SEED, batch_size=batch_size)
     at_random = _batches.uniform_over_tasks(np.bincount(training.groups), seed=seed, batch_size=batch_size)
-    return source(training, shown, at_random, {name: source(e, held_out, in_order, {}) for name, e in controls.items()})
+    sources = {name: source(examples, held_out, in_order, {}) for name, examples in controls.items()}
+    sources |= {name: _with_negatives(sources["arc"], chosen) for name, chosen in negatives.items()}
+    return source(training, shown, at_random, sources)
 
 
 # From tasks to examples.
@@ -155,6 +165,19 @@ def _with_foreign_demonstrations(own: Examples) -> dict[str, Examples]:
     return {"arc": own._replace(extent=extent), "arc_foreign_demo": own._replace(windows=windows, extent=extent)}
 
 
+def _choose_negatives(held_out: Examples, rows: dict[tuple, int], num: int) -> dict[str, _negatives.Negatives]:
+    """The negatives of every held-out example, by the name of their source, drawn once and for all."""
+    choose = {"arc_same_task": _negatives.same_task, "arc_palette_matched": _negatives.palette_matched}
+    columns = held_out.windows, held_out.ids, held_out.groups
+    return {name: function(*columns, rows, num=num, seed=VALIDATION_SEED) for name, function in choose.items()}
+
+
+def _with_negatives(source: Source, negatives: _negatives.Negatives) -> Source:
+    counts = _negatives.stats(negatives, np.asarray(source.tables["ids"]))
+    on_device = jax.tree.map(jnp.asarray, negatives)
+    return source._replace(tables=source.tables | {"negatives": on_device}, stats=source.stats | counts)
+
+
 def _split(tasks: list[Task], validation_share: float) -> tuple[list[Task], list[Task]]:
     """Tasks to train on and tasks to validate on; two at least to validate on, to lend each other demonstrations."""
     training, validation = map(set, _collections.split([task.id for task in tasks], validation_share))
@@ -200,21 +223,29 @@ def _take(tables: PyTree, windows: Array) -> Observation:
     return jax.tree.map(lambda leaf: leaf[windows], tables["rows"])
 
 
-def _gather_analogies(symmetry: Callable, tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
-    """One symmetry for each of the B sequences if `train`, else the grids as they are."""
-    sequence = _take(tables, tables["windows"][indices])  # [B, 4, ...]
+def _gather_analogies(symmetry: Mapping[str, bool], tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
+    """One symmetry for each of the B sequences and its negatives if `train`, else the grids as they are."""
+    sequence, extent = _take(tables, tables["windows"][indices]), tables["extent"][indices]  # [B, 4, ...], [B, 2]
     if train:
-        sequence = symmetry(sequence, tables["extent"][indices], key)
+        sequence = symmetries.augment(sequence, extent, key, **symmetry)
     context = jax.tree.map(lambda leaf: leaf[:, :3], sequence)
     target = jax.tree.map(lambda leaf: leaf[:, 3], sequence)
-    return Batch(tables["ids"][indices], tables["groups"][indices], context=context, target=target)
+    batch = Batch(tables["ids"][indices], tables["groups"][indices], context=context, target=target)
+    if "negatives" not in tables:
+        return batch
+    negatives = jax.tree.map(lambda leaf: leaf[indices], tables["negatives"])
+    # One key, one draw: this is the symmetry of the sequence once more.
+    drawn = symmetries.draw(key, extent, **{part: on and train for part, on in symmetry.items()})
+    return batch._replace(negatives=_negatives.show(tables["rows"], negatives, drawn), negative_ids=negatives.ids)
 
 
-def _gather_views(symmetry: Callable, num_views: int, tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
+def _gather_views(
+    symmetry: Mapping[str, bool], num_views: int, tables: PyTree, indices: Array, key: Array, train: bool
+) -> Batch:
     """A symmetry for each of the V views of the B grids if `train`, else V times the grid as it is."""
     views = jnp.repeat(indices[:, None], num_views, axis=1)  # [B, V]
     sequence = _take(tables, tables["windows"][views])  # [B, V, 1, ...]
     if train:
-        sequence = symmetry(sequence, tables["extent"][views], key)
+        sequence = symmetries.augment(sequence, tables["extent"][views], key, **symmetry)
     views = jax.tree.map(lambda leaf: leaf[:, :, 0], sequence)
     return Batch(tables["ids"][indices], tables["groups"][indices], views=views)

@@ -31,7 +31,7 @@ class ObjectEncoder(nn.Module):
         features = tables.features(observation)  # [..., N, F]
         mask = observation["mask"]
         kinds = self.param("kinds", nn.initializers.normal(0.02), (3, self.dim))
-        token_kind = jnp.array([0] + [1] * tables.NUM_OBJECTS + [2])
+        token_kind = jnp.array([0] + [1] * (mask.shape[-1] - 2) + [2])  # grid, objects, overflow
         x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(features)
         x = x + jnp.broadcast_to(kinds[token_kind].astype(self.dtype), x.shape)
         biases = self.relation_biases(observation)

@@ -7,69 +7,25 @@ Gradients pass through both ends; there is no teacher unless one is given, and n
 
 from __future__ import annotations
 
-import flax.linen as nn
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from jepa.context import KINDS, ContextAggregator
-from jepa.losses.prediction import squared_error, view_invariance
-from jepa.losses.sigreg import sigreg
-from jepa.modules import Block, Mlp, Readouts
-from jepa.precision import compute_dtype as resolve_dtype
+from jepa import predictors
+from jepa.losses.prediction import ERRORS, view_invariance
+from jepa.losses.univariate import EXTENSIVE
+from jepa.modules import Mlp
+from jepa.objectives._terms import Term, kinds, regularisers, values
+from jepa.registry import nearest
 from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
 
-TERMS = {"prediction": "latent", "sigreg": "regulariser"}
 
+class Seen(NamedTuple):
+    """What the terms are functions of."""
 
-class TokenPredictor(nn.Module):
-    """A transformer over all tokens of the context, each marked with the role of its frame, then readouts."""
-
-    dim: int
-    depth: int
-    num_heads: int
-    num_readouts: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, context: Encoded) -> Array:
-        *batch, num_frames, num_tokens, _ = context.tokens.shape
-        roles = self.param("roles", nn.initializers.normal(1.0), (num_frames, 1, self.dim)).astype(self.dtype)
-        x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(context.tokens)  # [B, T, N, D]
-        x = x + jnp.broadcast_to(roles, x.shape)
-        x = x.reshape(*batch, num_frames * num_tokens, self.dim)
-        mask = context.mask.reshape(*batch, num_frames * num_tokens)
-        for _ in range(self.depth):
-            x = Block(self.num_heads, dtype=self.dtype)(x, mask)
-        return Readouts(self.num_readouts, context.pooled.shape[-1] // self.num_readouts, self.dtype)(x, mask)
-
-
-class PooledPredictor(nn.Module):
-    """An MLP on the pooled context embeddings, aggregated over time."""
-
-    dim: int
-    depth: int
-    num_heads: int
-    aggregation: str
-
-    @nn.compact
-    def __call__(self, context: Encoded) -> Array:
-        z = ContextAggregator(self.aggregation, self.num_heads)(context.pooled)
-        return Mlp((self.dim,) * self.depth + (context.pooled.shape[-1],))(z)
-
-
-def make_predictor(
-    kind: str, dim: int, depth: int, num_heads: int, num_readouts: int, aggregation: str, compute_dtype: str
-) -> nn.Module:
-    """The module of `objective.predictor`. Raises ValueError for another kind."""
-    if dim % num_heads:
-        raise ValueError(f"objective.predictor_dim {dim} must be a multiple of objective.num_heads {num_heads}")
-    if aggregation not in KINDS:
-        raise ValueError(f"objective.context is {aggregation!r}; it must be one of {list(KINDS)}")
-    if kind == "tokens":
-        return TokenPredictor(dim, depth, num_heads, num_readouts, resolve_dtype(compute_dtype))
-    if kind == "pooled":
-        return PooledPredictor(dim, depth, num_heads, aggregation)
-    raise ValueError(f"objective.predictor is {kind!r}; it must be 'tokens' or 'pooled'")
+    z: Array  # [S, B, P]: embeddings by time step, context and target, or by view
+    error: Array  # [B]: prediction error
 
 
 def check_width(width: int, batch_size: int) -> None:
@@ -98,7 +54,9 @@ def build(
     num_readouts: int = 8,
     context: str = "attention",
     projector_dim: int | None = None,
+    error: str = "squared",
     num_global_views: int = 2,
+    statistic: str = "epps_pulley",
     num_slices: int = 1024,
     num_knots: int = 17,
     t_max: float = 3.0,
@@ -108,11 +66,25 @@ def build(
 
     predictor: "tokens" reads every token of every frame; "pooled" reads pooled embeddings aggregated by `context`.
     projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
+    error: how far a prediction is from its target, a name of `jepa.losses.prediction.ERRORS`.
     num_global_views: how many leading views define the centre, in the multi-view form.
+    statistic: the univariate test of the term `sigreg`, a name of `jepa.losses.univariate.STATISTICS`.
     """
-    predictor_module = make_predictor(
-        predictor, predictor_dim, predictor_depth, num_heads, num_readouts, context, compute_dtype
+    if error not in ERRORS:
+        raise ValueError(f"objective.error is {error!r}: {nearest(error, ERRORS)}")
+    predictor_module = predictors.build(
+        predictor,
+        dim=predictor_dim,
+        depth=predictor_depth,
+        num_heads=num_heads,
+        num_readouts=num_readouts,
+        aggregation=context,
+        compute_dtype=compute_dtype,
     )
+    terms = {
+        "prediction": Term("latent", lambda seen, key: jnp.mean(seen.error)),
+        **regularisers(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
+    }
     projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
@@ -165,16 +137,14 @@ def build(
         context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
         z_hat = forward(params, context)
         z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
-        examples = {"prediction": squared_error(z_hat, z_target), "copy": squared_error(z[:, -2], z_target)}
+        examples = {"prediction": ERRORS[error](z_hat, z_target), "copy": ERRORS[error](z[:, -2], z_target)}
         pooled = latents["online"].pooled
         flat = pooled[:, :-1].reshape(-1, pooled.shape[-1])
         return examples, {"context": flat, "target": pooled[:, -1], "predicted": z_hat}
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
-        # Each time step or view is a test of its own: flattening them would multiply the target (see sigreg).
-        statistic = sigreg(jnp.swapaxes(z, 0, 1), key, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
-        metrics = {"sigreg/T": statistic} | readout_scale(latents["online"].pooled, num_readouts)
+        metrics = readout_scale(latents["online"].pooled, num_readouts)
         if batch.views is not None:
             examples = {"prediction": view_invariance(z, num_global_views)}  # [B]
             embeddings = {"views": latents["online"].pooled.reshape(-1, latents["online"].pooled.shape[-1])}
@@ -183,7 +153,10 @@ def build(
             metrics["prediction/copy_ratio"] = jnp.mean(examples["prediction"]) / jnp.mean(examples["copy"])
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
-        terms = {"prediction": jnp.mean(examples["prediction"]), "sigreg": statistic / z.shape[0]}
-        return LossOutput(terms, metrics, state, embeddings, examples)
+        # Each time step or view is a sample of its own: flattening them would multiply the target (see sigreg).
+        ledger = values(terms, Seen(jnp.swapaxes(z, 0, 1), examples["prediction"]), key)
+        if statistic in EXTENSIVE:
+            metrics["sigreg/T"] = ledger["sigreg"] * z.shape[0]
+        return LossOutput(ledger, metrics, state, embeddings, examples)
 
-    return Objective(init, trunk, loss, encode, project, predict, TERMS)
+    return Objective(init, trunk, loss, encode, project, predict, kinds(terms))

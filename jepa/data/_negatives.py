@@ -1,0 +1,132 @@
+"""Hard negatives of an analogy: wrong targets that neither the task nor the colours give away.
+
+Targets of other tasks, the negatives that a batch holds anyway, are told apart by a histogram of colours alone. These
+share with the target its task, so that what the task looks like decides nothing and copying the output of the
+demonstration loses; or its colours and the order of their frequencies, so that no set of colours decides.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jepa import tables
+from jepa.symmetries import Symmetry
+from jepa.types import Observation, PyTree
+
+Grid = tuple[tuple[int, int], bytes]  # shape, content
+Row = tuple[tuple[int, int], bytes, int]  # shape, content, background
+
+
+class Negatives(NamedTuple):
+    """K wrong targets for each of W examples; one with the id of the example's own target is that target: padding."""
+
+    rows: np.ndarray  # int32 [W, K]: rows of the object table
+    ids: np.ndarray  # int32 [W, K]: content of the grid, before it is recoloured
+    palettes: np.ndarray  # uint8 [W, K, 10]: colour c is shown as palette[c]
+
+
+class Image(NamedTuple):
+    """A grid up to its colours."""
+
+    pattern: Grid  # of the ranks of the colours, 0 for the commonest: grids equal up to ranked colours share it
+    colours: np.ndarray  # int [10]: colours by falling frequency, equal ones by their number
+    num_colours: int
+
+
+def same_task(
+    windows: np.ndarray, ids: np.ndarray, groups: np.ndarray, rows: dict[Row, int], *, num: int, seed: int
+) -> Negatives:
+    """Other outputs of the task, each once, as rows under the background of the example's own sequence.
+
+    windows int32 [W, 4] name rows x_i, y_i, x_j, y_j; ids int32 [W] is the content of y_j, groups int32 [W] the task.
+    y_i comes first, unless it equals the target; the others follow at random. An output may be new under this
+    background: it is then added to `rows`.
+    """
+    rng = np.random.default_rng(seed)
+    keys = list(rows)
+    outputs: dict[int, dict[Grid, int]] = {}  # the id of each output, by task; every output is the target of a window
+    for row, content, task in zip(windows[:, 3], ids, groups.tolist(), strict=True):
+        outputs.setdefault(task, {})[keys[row][:2]] = content
+
+    negatives = _padding(windows[:, 3], ids, num)
+    for example, (task, (_, shown, _, target)) in enumerate(zip(groups.tolist(), windows, strict=True)):
+        grids = list(outputs[task])
+        shuffled = [keys[shown][:2], *(grids[n] for n in rng.permutation(len(grids)))]
+        others = [grid for grid in dict.fromkeys(shuffled) if grid != keys[target][:2]]
+        for k, grid in enumerate(others[:num]):
+            negatives.rows[example, k] = rows.setdefault((*grid, keys[target][2]), len(rows))
+            negatives.ids[example, k] = outputs[task][grid]
+    return negatives
+
+
+def palette_matched(
+    windows: np.ndarray, ids: np.ndarray, groups: np.ndarray, rows: dict[Row, int], *, num: int, seed: int
+) -> Negatives:
+    """Outputs of other tasks with as many colours as the target, recoloured to its own by rank of frequency.
+
+    Arguments as for `same_task`. The c-th commonest colour of a negative is shown as the c-th commonest of the target;
+    equally common ones rank by their number. Grids that this makes equal count as one, and those that it can make
+    equal to an output of the example's own task are left out; the choice among the rest is uniform. A negative is
+    tokenised under the colour that is shown as the background of the example; that may add to `rows`.
+    """
+    rng = np.random.default_rng(seed)
+    keys = list(rows)
+    images = {row: _image(keys[row]) for row in windows[:, 3].tolist()}
+    home: dict[Grid, tuple[int, int]] = {}  # by pattern: row and id of the first output that has it
+    owners: dict[Grid, set[int]] = {}  # by pattern: tasks with such an output
+    for row, content, task in zip(windows[:, 3].tolist(), ids, groups.tolist(), strict=True):
+        home.setdefault(images[row].pattern, (row, content))
+        owners.setdefault(images[row].pattern, set()).add(task)
+
+    negatives = _padding(windows[:, 3], ids, num)
+    for example, (row, task) in enumerate(zip(windows[:, 3].tolist(), groups.tolist(), strict=True)):
+        target = images[row]
+        foreign = [home[pattern] for pattern in home if task not in owners[pattern]]
+        alike = [(other, content) for other, content in foreign if images[other].num_colours == target.num_colours]
+        for k, choice in enumerate(rng.permutation(len(alike))[:num]):
+            other, negatives.ids[example, k] = alike[choice]
+            negatives.palettes[example, k, images[other].colours] = target.colours
+            background = keys[row][2]  # of the example; before recolouring it is the colour that becomes it
+            if background >= 0:
+                background = int(np.flatnonzero(negatives.palettes[example, k] == background)[0])
+            negatives.rows[example, k] = rows.setdefault((*keys[other][:2], background), len(rows))
+    return negatives
+
+
+def _image(key: Row) -> Image:
+    shape, content, _ = key
+    cells = np.frombuffer(content, np.uint8)
+    counts = np.bincount(cells, minlength=tables.NUM_COLOURS)
+    colours = np.argsort(-counts, kind="stable")
+    rank = np.argsort(colours).astype(np.uint8)
+    return Image((shape, rank[cells].tobytes()), colours, np.count_nonzero(counts))
+
+
+def _padding(targets: np.ndarray, ids: np.ndarray, num: int) -> Negatives:
+    """`num` times the target itself in its own colours, for the negatives that are found to be written over."""
+    rows, contents = (np.repeat(column[:, None], num, axis=1) for column in (targets, ids))
+    palettes = np.broadcast_to(np.arange(tables.NUM_COLOURS, dtype=np.uint8), (*rows.shape, tables.NUM_COLOURS))
+    return Negatives(rows, contents, palettes.copy())
+
+
+def stats(negatives: Negatives, ids: np.ndarray) -> dict[str, float]:
+    count = (negatives.ids != ids[:, None]).sum(axis=1)
+    return {"negatives_mean": float(count.mean()), "negatives_none": float((count == 0).mean())}
+
+
+def show(rows: PyTree, negatives: Negatives, symmetry: Symmetry) -> Observation:
+    """The tables [B, K, ...] of the negatives (leaves [B, K, ...]) of B examples under each example's symmetry.
+
+    A negative that would leave the canvas at the offset of its example takes the nearest one at which it does not.
+    """
+    shape = negatives.rows.shape
+    element = jnp.broadcast_to(symmetry.d4[:, None], shape)
+    chosen = negatives.palettes.astype(jnp.int32)
+    palette = jnp.take_along_axis(symmetry.palette[:, None, :], chosen, axis=-1)  # [B, K, 10]: recoloured, then moved
+    grids = jax.tree.map(lambda leaf: leaf[negatives.rows], rows)
+    moved = tables.transform(grids, element, palette, jnp.zeros((*shape, 2), jnp.int32))
+    return moved | {"offset": jnp.minimum(symmetry.offset[:, None, :], tables.CANVAS - moved["size"])}

@@ -1,0 +1,58 @@
+"""The ledger of an objective, a line for each term, and the terms that any objective can put on its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jepa.losses.multivariate import bhep
+from jepa.losses.norm_anchor import norm_anchor
+from jepa.losses.univariate import STATISTICS, sliced
+from jepa.losses.variance import vicreg_covariance, vicreg_variance, visreg, weak_sigreg
+from jepa.registry import nearest
+from jepa.types import Array
+
+
+class Term(NamedTuple):
+    """A term: its kind ("latent", "external" or "regulariser"), and its value from what the heads gave, and a key.
+
+    What the heads gave is a NamedTuple of the objective's own. Its field `z` [S, B, P] holds the embeddings of S time
+    steps or views, each a sample of its own.
+    """
+
+    kind: str
+    value: Callable[[Any, Array], Array]
+
+
+def kinds(terms: Mapping[str, Term]) -> dict[str, str]:
+    return {name: term.kind for name, term in terms.items()}
+
+
+def values(terms: Mapping[str, Term], seen: Any, key: Array) -> dict[str, Array]:
+    """Every term, float32 []. Those whose weight is None are traced, but nothing uses them and none is compiled."""
+    return {name: term.value(seen, key) for name, term in terms.items()}
+
+
+def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: float) -> dict[str, Term]:
+    """What keeps embeddings from collapsing, by name; any of them can take the place of SIGReg, or join it.
+
+    statistic: the univariate test that `sigreg` applies to every slice. Raises ValueError for an unknown one.
+    """
+    if statistic not in STATISTICS:
+        raise ValueError(f"objective.statistic is {statistic!r}: {nearest(statistic, STATISTICS)}")
+
+    def of_embeddings(function: Callable, **options: Any) -> Term:
+        return Term("regulariser", lambda seen, key: function(seen.z, key, **options))
+
+    return {
+        "sigreg": of_embeddings(sliced, statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
+        "weak_sigreg": of_embeddings(weak_sigreg),
+        "visreg": of_embeddings(visreg, num_slices=num_slices),
+        "vicreg_variance": of_embeddings(vicreg_variance),
+        "vicreg_covariance": of_embeddings(vicreg_covariance),
+        # Wider kernels (Henze and Zirkler's among them) see no pair of a hundred dimensions, and have no gradient.
+        "bhep": Term("regulariser", lambda seen, key: bhep(seen.z, key, beta=seen.z.shape[-1] ** -0.5)),
+        "norm_anchor": Term("regulariser", lambda seen, key: jnp.mean(norm_anchor(seen.z, relative=True))),
+    }

@@ -1,0 +1,70 @@
+"""A loss is a function of the whole batch: how many devices hold the batch changes neither it nor its gradient."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jepa import main, train
+
+NUM_DEVICES = 8
+CONFIGS = ("configs/lejepa.py:tiny", "configs/infonce.py:tiny")
+
+
+def losses_and_gradients(config_file: str, num_devices: int) -> dict[str, np.ndarray]:
+    """Every term, the queue after the step and the gradient of every term, with the batch over `num_devices`."""
+    config = main.load_config(config_file)
+    parts = train.build(config)
+    mesh = jax.make_mesh((num_devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:num_devices])
+    rows, whole = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    source, state = parts.source, parts.init()
+    first, second = (source.gather(source.tables, source.indices(i), jax.random.key(i), True) for i in range(2))
+    first, second = jax.device_put((first, second), rows)
+    state = jax.device_put(state, whole)
+
+    def terms(params, objective_state, batch):
+        fixed = (state.target_params, objective_state)
+        named = dict(key=jax.random.key(5), step=0, train=True)
+        latents, kept = parts.objective.trunk(params, *fixed, batch, **named)
+        out = parts.objective.loss(params, fixed[0], kept, latents, batch, **named)
+        return dict(out.terms), out.state
+
+    @jax.jit
+    def both(params, objective_state, first, second):
+        _, objective_state = terms(params, objective_state, first)  # so that a queue is filled
+        gradients, _ = jax.jacrev(terms, has_aux=True)(params, objective_state, second)
+        return terms(params, objective_state, second), gradients
+
+    leaves = jax.tree.leaves_with_path(both(state.params, state.objective_state, first, second))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config_file", CONFIGS)
+def test_one_device_and_eight_agree_on_every_loss_and_gradient(config_file, tmp_path):
+    flags = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, config_file, str(tmp_path / "result.json")]
+    done = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    differences = json.loads((tmp_path / "result.json").read_text())
+    assert len(differences) > 50
+    assert {name: value for name, value in differences.items() if not value < 1e-5} == {}
+
+
+if __name__ == "__main__":
+    one, eight = (losses_and_gradients(sys.argv[1], count) for count in (1, NUM_DEVICES))
+    # By the largest entry of a gradient, as its small ones are sums of large terms that cancel.
+    Path(sys.argv[2]).write_text(
+        json.dumps({k: float(np.abs(one[k] - eight[k]).max() / max(np.abs(one[k]).max(), 1e-3)) for k in one})
+    )

@@ -1,0 +1,201 @@
+"""The contrastive objective, through its config: its teacher, its queue, its terms and what evaluation says of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jepa import evaluation, main, train, train_step
+from jepa.losses.infonce import infonce, queue_init, temperature
+from jepa.losses.prediction import unit
+from jepa.losses.relational import relational_quantiles
+
+
+def tiny(**overrides):
+    config = main.load_config("configs/infonce.py:tiny")
+    config.data.num_negatives = 0  # where a test does not need them
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+@functools.cache
+def built(**overrides):
+    parts = train.build(tiny(**overrides))
+    return parts, parts.init()
+
+
+def batch_at(parts, step):
+    source = parts.source
+    return source.gather(source.tables, source.indices(step), jax.random.key(step), True)
+
+
+CHEAP = ("infonce", "prediction", "relational", "relational_context")  # to compile
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def forward(loss_parts, names, params, target_params, objective_state, batch):
+    trunk, loss = loss_parts
+    named = dict(key=jax.random.key(3), step=0, train=True)
+    latents, kept = trunk(params, target_params, objective_state, batch, **named)
+    out = loss(params, target_params, kept, latents, batch, **named)
+    return out._replace(terms={name: out.terms[name] for name in names})
+
+
+def output(parts, state, batch, params=None, names=CHEAP):
+    params = state.params if params is None else params
+    both = (parts.objective.trunk, parts.objective.loss)
+    return forward(both, names, params, state.target_params, state.objective_state, batch)
+
+
+def moved_teacher(state):
+    """The state with a teacher that differs from the online encoder, as it does after a step."""
+    keys = iter(jax.random.split(jax.random.key(9), 1000))
+    nudged = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(next(keys), x.shape), state.target_params)
+    return state.replace(target_params=nudged)
+
+
+def test_the_loss_tells_projected_context_from_the_projections_of_the_teacher():
+    parts, state = built()
+    state, batch = moved_teacher(state), batch_at(parts, 0)
+    out = output(parts, state, batch)
+    anchors = parts.objective.predict(state.params, state.objective_state, batch.context)
+    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
+    positives = parts.objective.project(state.target_params, target.pooled)
+    np.testing.assert_allclose(jnp.linalg.norm(anchors, axis=-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(positives, axis=-1), 1.0, rtol=1e-5)
+    tau = temperature(state.params["heads"]["log_tau"], low=0.05, high=0.2)
+    assert tau == pytest.approx(0.07)
+    expected, _ = infonce(anchors, positives, batch.ids, queue_init(24, 8), tau=tau)
+    np.testing.assert_allclose(out.terms["infonce"], jnp.mean(expected), rtol=1e-5)
+    context = parts.objective.encode(state.params, state.objective_state, batch.context)
+    cross, within = relational_quantiles(context.tokens, context.mask, target.tokens, target.mask, normalize="mean")
+    np.testing.assert_allclose(out.terms["relational"], jnp.mean(cross), rtol=1e-5)
+    np.testing.assert_allclose(out.terms["relational_context"], jnp.mean(within), rtol=1e-5)
+    last = context.pooled[:, -1]
+    copied = unit(parts.objective.project(state.params, last))
+    np.testing.assert_allclose(out.examples["copy"], jnp.sum((copied - positives) ** 2, axis=-1), rtol=1e-4)
+    np.testing.assert_allclose(out.examples["prediction"], jnp.sum((anchors - positives) ** 2, axis=-1), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_term_has_a_gradient_on_the_online_encoder_and_none_on_the_teacher():
+    parts, state = built()
+    state, batch = moved_teacher(state), batch_at(parts, 0)
+
+    @jax.jit
+    def terms(params, target_params):
+        taught = state.replace(target_params=target_params)
+        return dict(output(parts, taught, batch, params, tuple(parts.objective.terms)).terms)
+
+    gradients = jax.jacrev(terms, argnums=(0, 1))(state.params, state.target_params)
+    assert set(gradients) == set(parts.objective.terms)
+    for name, (gradient, of_teacher) in gradients.items():
+        assert all(jnp.all(g == 0) for g in jax.tree.leaves(of_teacher)), name
+        largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient["trunk"]))
+        assert largest > 1e-7, name
+        # A temperature belongs to the contrast alone.
+        assert (float(gradient["heads"]["log_tau"]) != 0) == (name == "infonce"), name
+
+
+def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_nothing():
+    parts, state = built()
+    state = moved_teacher(state)
+    step = jax.jit(train_step.make_train_step(parts.objective, parts.weights, max_grad_norm=1.0, target_ema=0.9))
+    said, shown = [], []
+    for i in range(3):  # 48 rows through a queue of 24
+        batch = batch_at(parts, i)
+        target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
+        said += list(np.asarray(parts.objective.project(state.target_params, target.pooled)))
+        shown += list(np.asarray(batch.ids))
+        state, metrics = step(state, batch)
+    queue = state.objective_state.queue
+    assert int(queue.size) == 24 and metrics["metric/infonce/queue_filled"] == 24
+    order = (int(queue.cursor) + np.arange(24)) % 24
+    assert list(np.asarray(queue.ids)[order]) == shown[-24:]
+    np.testing.assert_allclose(np.asarray(queue.embeddings)[order], said[-24:], rtol=1e-4, atol=1e-5)
+    evaluate = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)
+    before = jax.tree.map(np.array, state.objective_state)
+    evaluate(state, 16)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.array, state.objective_state)))
+
+
+def test_without_a_teacher_or_a_context_there_is_a_sentence():
+    parts, state = built()
+    with pytest.raises(ValueError, match=r"needs a teacher: set config.target_ema to a decay such as 0.99"):
+        output(parts, state.replace(target_params=None), batch_at(parts, 0))
+    with pytest.raises(ValueError, match=r"set config.data.stream to 'analogy'"):
+        train.build(tiny(**{"data.stream": "views"})).init()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("objective.tau", 0.5, "objective.tau 0.5 must lie between tau_min 0.05 and tau_max 0.2"),
+        ("objective.relation_pairs", "some", "objective.relation_pairs is 'some'"),
+        ("objective.relation_normalize", "max", "max"),
+        ("objective.statistic", "epps_puley", "did you mean 'epps_pulley'"),
+        ("objective.predictor", "mlp", "objective.predictor is 'mlp'"),
+        ("objective.queue_size", 0, "queue"),
+        ("best_metric", "val/infnce", "config.best_metric is 'val/infnce'"),
+        ("weights.infonce", None, "config.best_metric is 'val/infonce/in_batch'"),
+        ("target_ema_final", 0.5, "config.target_ema_final is 0.5; it must lie between target_ema 0.99 and 1"),
+    ],
+)
+def test_a_mistake_is_named(key, value, message):
+    with pytest.raises(ValueError) as error:
+        config = tiny(**{key: value} if value is not None else {})
+        if value is None:
+            with config.ignore_type():
+                config.weights[key.removeprefix("weights.")] = None
+        parts = train.build(config)
+        state = parts.init()
+        output(parts, state, batch_at(parts, 0))
+    assert message in str(error.value)
+
+
+def flops(weights):
+    parts, state = built()
+    step = train_step.make_train_step(parts.objective, parts.weights | weights, max_grad_norm=1.0, target_ema=0.9)
+    return jax.jit(step).lower(state, batch_at(parts, 0)).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.slow
+def test_a_term_without_a_weight_is_not_compiled_and_one_of_weight_zero_is():
+    parts, _ = built()
+    terms = sorted(set(parts.objective.terms) - {"prediction"})
+    alone = flops({"prediction": 1.0} | dict.fromkeys(terms))
+    for term in terms:
+        others = {"prediction": 1.0} | dict.fromkeys(terms)
+        reported, trained = (flops(others | {term: weight}) for weight in (0.0, 1.0))
+        assert alone < min(reported, trained), term
+
+
+def test_the_tokens_of_the_context_may_predict_too():
+    parts, state = built(**{"objective.predictor": "tokens", "objective.relation_pairs": "contact"})
+    out = output(parts, state, batch_at(parts, 0))
+    assert all(np.isfinite(value) for value in out.terms.values())
+    assert out.embeddings["predicted"].shape == out.embeddings["target"].shape
+
+
+def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palette():
+    parts, state = built(**{"data.num_negatives": 2})
+    metrics = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)(state, 32)
+    for kind in ("same_task", "palette_matched"):
+        figures = {name: metrics[f"val/{kind}/{name}"] for name in ("infonce", "chance", "accuracy", "share")}
+        assert 0 < figures["chance"] <= np.log(3) + 1e-6
+        assert 0 <= figures["accuracy"] <= 1 and 0 < figures["share"] <= 1 and figures["infonce"] > 0
+    assert metrics["val/infonce/in_batch_chance"] <= np.log(16) + 1e-6
+    off = [name for name, weight in parts.weights.items() if weight is None and name != "prediction"]
+    assert off and not [name for name in metrics if name.removeprefix("val/").split("/")[0] in off]
+
+
+def test_a_listed_negative_that_shows_the_target_counts_for_nothing():
+    parts, state = built(**{"data.num_negatives": 2})
+    source = parts.source.validation["arc_same_task"]
+    batch = source.gather(source.tables, source.indices(0), jax.random.key(0), True)
+    padded = batch._replace(negative_ids=jnp.broadcast_to(batch.ids[:, None], batch.negative_ids.shape))
+    out = output(parts, state, padded)
+    for name, value in (("infonce", 0.0), ("chance", 0.0), ("accuracy", 1.0)):
+        np.testing.assert_array_equal(out.examples[f"listed/{name}"], value)
