@@ -11,17 +11,14 @@ import numpy as np
 from scipy import stats
 
 from jepa import run_folder
-from jepa.main import default_workdir
 
 SHAPE = ("std", "std_min", "std_max", "effective_rank", "effective_rank_expected", "rank_ratio")
 CONTROLS = ("randnet", "tables", "histogram", "pixels")
 
 
-def train(config: str, seed: int, platform: str) -> tuple[dict, dict]:
-    """`probes.json` of the finished run of one seed, trained or resumed if it is not finished; and what it ran on."""
-    workdir = Path(f"{default_workdir(config)}-seed{seed}")
-    command = [sys.executable, "-m", "jepa.main", f"--config={config}", f"--workdir={workdir}"]
-    subprocess.run([*command, f"--config.seed={seed}", f"--config.platform={platform}"], check=True)
+def train(workdir: Path, *options: str) -> tuple[dict, dict]:
+    """`probes.json` of a finished run, trained or resumed if it is not finished, and what it ran on."""
+    subprocess.run([sys.executable, "-m", "jepa.main", f"--workdir={workdir}", *options], check=True)
     start = json.loads((workdir / "environment.json").read_text())["starts"][-1]
     kept = ("python", "packages", "backend", "devices", "git", "digest")
     return json.loads((workdir / "probes.json").read_text()), {name: start[name] for name in kept}

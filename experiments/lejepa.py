@@ -63,13 +63,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--platform", default="cpu")
     options = parser.parse_args()
-    runs = [_seeds.train(options.config, seed, options.platform) for seed in options.seeds]
+    name = default_workdir(options.config)
+    shared = (f"--config={options.config}", f"--config.platform={options.platform}")
+    runs = [_seeds.train(Path(f"{name}-seed{seed}"), *shared, f"--config.seed={seed}") for seed in options.seeds]
     results, environments = map(list, zip(*runs, strict=True))
     summary = _seeds.summarise(results, FIGURES)
     seeds = " ".join(map(str, options.seeds))
     command = f"python experiments/lejepa.py --config={options.config} --platform={options.platform} --seeds {seeds}"
     report = markdown(summary, results, options.config, options.seeds, command)
-    folder = Path("experiments/reports") / Path(default_workdir(options.config)).name
+    folder = Path("experiments/reports") / Path(name).name
     _seeds.write(folder, summary, environments, options.seeds, report)
 
 

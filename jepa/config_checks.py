@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jepa import registry, run_folder
 
 # Keys that a resumed run may give anew: how far to go, how often to look, where the cache is. Another number of steps
-# stretches the learning-rate schedule to the new length.
+# stretches the schedules of the learning rate and of the teacher to the new length.
 MAY_CHANGE = (
     *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
     *("checkpoint_every", "max_bad_steps", "probe", "cache_dir", "platform"),
@@ -56,11 +56,13 @@ def check(config: ConfigDict) -> None:
 def check_best_metric(name: str, terms: list[str]) -> None:
     """Raises ValueError unless the metric by which the best checkpoint is kept is a held-out one of these terms."""
     known = {"val/prediction", *(f"val/{term}" for term in terms)}
-    if not name.startswith(tuple(known)):
+    if name not in known and not name.startswith(tuple(f"{path}/" for path in known)):
         raise ValueError(
             f"config.best_metric is {name!r}; it must be a held-out figure of what is trained: one of {sorted(known)}, "
             "or below one, such as 'val/infonce/in_batch'"
         )
+    if name.endswith(("gain", "accuracy")):
+        raise ValueError(f"config.best_metric is {name!r}, which is better the higher it is; the best is the lowest")
 
 
 def check_measured(name: str, held_out: Mapping[str, float]) -> None:
@@ -79,7 +81,7 @@ def check_cadences(config: ConfigDict) -> None:
     if config.checkpoint_every % config.eval_every:
         raise ValueError(
             f"config.checkpoint_every {config.checkpoint_every} must be a multiple of eval_every {config.eval_every}, "
-            "so that every checkpoint has a validation error to be the best by"
+            "so that every checkpoint has a held-out figure to be the best by"
         )
 
 

@@ -80,11 +80,16 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
 
 
 def listed(collected: Mapping[str, Any], kind: str) -> dict[str, float]:
-    """Means by `val/<kind>/...` of the examples named `listed/...`, over the rows that list a negative at all."""
+    """Means by `val/<kind>/...` of the examples named `listed/...`, over the rows that list a negative at all.
+
+    Raises ValueError where there are none.
+    """
     examples = {name: values for name, values in collected["examples"].items() if name.startswith(LISTED)}
     if not examples:
-        return {}
+        raise ValueError("the objective does not look at listed negatives: leave config.data.num_negatives at 0")
     some = examples[f"{LISTED}chance"] > 0
+    if not some.any():
+        return {f"val/{kind}/share": 0.0}
     means = {name.removeprefix(LISTED): float(np.mean(values[some])) for name, values in examples.items()}
     return {f"val/{kind}/{name}": value for name, value in means.items()} | {f"val/{kind}/share": float(np.mean(some))}
 

@@ -23,6 +23,9 @@ class TokenPredictor(nn.Module):
     @nn.compact
     def __call__(self, context: Encoded) -> Array:
         *batch, num_frames, num_tokens, _ = context.tokens.shape
+        width = context.pooled.shape[-1]
+        if width % self.num_readouts:
+            raise ValueError(f"objective.num_readouts {self.num_readouts} must divide the embedding's width {width}")
         roles = self.param("roles", nn.initializers.normal(1.0), (num_frames, 1, self.dim)).astype(self.dtype)
         x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(context.tokens)  # [B, T, N, D]
         x = x + jnp.broadcast_to(roles, x.shape)
@@ -30,7 +33,7 @@ class TokenPredictor(nn.Module):
         mask = context.mask.reshape(*batch, num_frames * num_tokens)
         for _ in range(self.depth):
             x = Block(self.num_heads, dtype=self.dtype)(x, mask)
-        return Readouts(self.num_readouts, context.pooled.shape[-1] // self.num_readouts, self.dtype)(x, mask)
+        return Readouts(self.num_readouts, width // self.num_readouts, self.dtype)(x, mask)
 
 
 class PooledPredictor(nn.Module):
@@ -62,11 +65,11 @@ def build(
     kind: str, *, dim: int, depth: int, num_heads: int, num_readouts: int, aggregation: str, compute_dtype: str
 ) -> nn.Module:
     """The module of `objective.predictor`: context Encoded [B, T, ...] -> float32 [B, D]. ValueError for others."""
-    if dim % num_heads:
-        raise ValueError(f"objective.predictor_dim {dim} must be a multiple of objective.num_heads {num_heads}")
     if aggregation not in KINDS:
         raise ValueError(f"objective.context is {aggregation!r}; it must be one of {list(KINDS)}")
     if kind == "tokens":
+        if dim % num_heads:
+            raise ValueError(f"objective.predictor_dim {dim} must be a multiple of objective.num_heads {num_heads}")
         return TokenPredictor(dim, depth, num_heads, num_readouts, resolve_dtype(compute_dtype))
     if kind == "pooled":
         return PooledPredictor(dim, depth, num_heads, aggregation)

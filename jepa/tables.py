@@ -126,6 +126,11 @@ def edge_features(table: Observation) -> Array:
     return jnp.stack([(edges >> bit) & 1 for bit in range(NUM_EDGE_FEATURES)], axis=-1).astype(jnp.float32)
 
 
+def contacts(table: Observation) -> Array:
+    """Which objects touch, bool [..., N, N]."""
+    return edge_features(table)[..., EDGE_NAMES.index("contact")] > 0
+
+
 def grid_features(table: Observation) -> Array:
     """What is known of a grid without objects: its share of each colour, its height and width over 30; [..., 12]."""
     size = table["size"].astype(jnp.float32)

@@ -166,7 +166,9 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
         with run_folder.graceful_stop() as stop_requested:
             train_state = loop(config, parts, checkpoints, train_state, step, workdir, record, traced, stop_requested)
         best = checkpoint.best_step(checkpoints)
-        print("no validation error was finite" if best is None else f"lowest validation error at step {best}")
+        print(
+            f"{config.best_metric} was never finite" if best is None else f"lowest {config.best_metric} at step {best}"
+        )
         checkpoint.close(checkpoints)
         finish(config, parts, train_state, workdir, record["seen_ids"])
 

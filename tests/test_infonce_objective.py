@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jepa import evaluation, main, train, train_step
-from jepa.losses.infonce import infonce, queue_init, temperature
+from jepa import tables as object_tables
+from jepa.losses.infonce import infonce, infonce_candidates, queue_init, temperature
 from jepa.losses.prediction import unit
 from jepa.losses.relational import relational_quantiles
 
@@ -134,10 +135,14 @@ def test_without_a_teacher_or_a_context_there_is_a_sentence():
     [
         ("objective.tau", 0.5, "objective.tau 0.5 must lie between tau_min 0.05 and tau_max 0.2"),
         ("objective.relation_pairs", "some", "objective.relation_pairs is 'some'"),
-        ("objective.relation_normalize", "max", "max"),
+        ("objective.relation_normalize", "max", "objective.relation_normalize is 'max'; it must be one of ['mean'"),
+        ("objective.invariance_stop_gradient", "all", "objective.invariance_stop_gradient is 'all'"),
+        ("objective.invariance_group", ("d4", "colour"), "objective.invariance_group"),
+        ("best_metric", "val/infonce/in_batch_gain", "better the higher it is"),
+        ("best_metric", "val/infoncex", "config.best_metric is 'val/infoncex'"),
         ("objective.statistic", "epps_puley", "did you mean 'epps_pulley'"),
         ("objective.predictor", "mlp", "objective.predictor is 'mlp'"),
-        ("objective.queue_size", 0, "queue"),
+        ("objective.queue_size", 0, "objective.queue_size is 0; it must be at least 1"),
         ("best_metric", "val/infnce", "config.best_metric is 'val/infnce'"),
         ("weights.infonce", None, "config.best_metric is 'val/infonce/in_batch'"),
         ("target_ema_final", 0.5, "config.target_ema_final is 0.5; it must lie between target_ema 0.99 and 1"),
@@ -172,11 +177,54 @@ def test_a_term_without_a_weight_is_not_compiled_and_one_of_weight_zero_is():
         assert alone < min(reported, trained), term
 
 
-def test_the_tokens_of_the_context_may_predict_too():
+def test_the_tokens_of_the_context_may_predict_too_and_relations_may_be_those_of_objects_in_contact():
     parts, state = built(**{"objective.predictor": "tokens", "objective.relation_pairs": "contact"})
-    out = output(parts, state, batch_at(parts, 0))
-    assert all(np.isfinite(value) for value in out.terms.values())
+    state, batch = moved_teacher(state), batch_at(parts, 0)
+    out = output(parts, state, batch)
     assert out.embeddings["predicted"].shape == out.embeddings["target"].shape
+    context = parts.objective.encode(state.params, state.objective_state, batch.context)
+    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
+    tokens = (context.tokens, context.mask, target.tokens, target.mask)
+    touching = [object_tables.contacts(observation) for observation in (batch.context, batch.target)]
+    assert 0 < np.mean(touching[1]) < 0.5
+    cross, _ = relational_quantiles(*tokens, context_adjacency=touching[0], target_adjacency=touching[1])
+    np.testing.assert_allclose(out.terms["relational"], jnp.mean(cross), rtol=1e-4)
+    assert abs(float(jnp.mean(relational_quantiles(*tokens)[0])) / float(out.terms["relational"]) - 1) > 1e-2
+
+
+def test_the_contrast_may_be_symmetric_and_the_predictor_without_parameters():
+    options = {"objective.symmetric": True, "objective.context": "mean", "objective.relation_normalize": "none"}
+    parts, state = built(**options)
+    state, batch = moved_teacher(state), batch_at(parts, 0)
+    assert state.params["heads"]["predictor"] == {}
+    out = output(parts, state, batch)
+    context = parts.objective.encode(state.params, state.objective_state, batch.context)
+    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
+    anchors = parts.objective.project(state.params, jnp.mean(context.pooled, axis=1))
+    positives = parts.objective.project(state.target_params, target.pooled)
+    expected, _ = infonce(anchors, positives, batch.ids, None, tau=jnp.float32(0.07), symmetric=True)
+    np.testing.assert_allclose(out.terms["infonce"], jnp.mean(expected), rtol=1e-4)  # the queue is empty yet
+    raw, _ = relational_quantiles(context.tokens, context.mask, target.tokens, target.mask, normalize="none")
+    np.testing.assert_allclose(out.terms["relational"], jnp.mean(raw), rtol=1e-4)
+    step = jax.jit(train_step.make_train_step(parts.objective, parts.weights, max_grad_norm=1.0, target_ema=0.9))
+    after, _ = step(*step(state, batch)[:1], batch)
+    assert after.params["heads"]["predictor"] == after.target_params["heads"]["predictor"] == {}
+
+
+def test_a_step_that_is_not_finite_leaves_queue_and_teacher_alone():
+    parts, state = built()
+    state, batch = moved_teacher(state), batch_at(parts, 0)
+
+    def poisoned(*arguments, **named):
+        out = parts.objective.loss(*arguments, **named)
+        return out._replace(terms=dict(out.terms) | {"infonce": out.terms["infonce"] * jnp.nan})
+
+    objective = parts.objective._replace(loss=poisoned)
+    step = jax.jit(train_step.make_train_step(objective, parts.weights, max_grad_norm=1.0, target_ema=0.9))
+    after, _ = step(state, batch)
+    kept = [(run.objective_state, run.target_params, run.params) for run in (state, after)]
+    assert jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), *kept))
+    assert int(after.health.skipped) == 1
 
 
 def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palette():
@@ -191,11 +239,40 @@ def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palet
     assert off and not [name for name in metrics if name.removeprefix("val/").split("/")[0] in off]
 
 
-def test_a_listed_negative_that_shows_the_target_counts_for_nothing():
+def test_listed_negatives_are_seen_by_the_teacher_and_one_that_shows_the_target_counts_for_nothing():
     parts, state = built(**{"data.num_negatives": 2})
-    source = parts.source.validation["arc_same_task"]
+    state, source = moved_teacher(state), parts.source.validation["arc_same_task"]
     batch = source.gather(source.tables, source.indices(0), jax.random.key(0), True)
+    real = batch.negative_ids != batch.ids[:, None]
+    assert np.mean(real) > 0
+    out = output(parts, state, batch)
+    anchors = parts.objective.predict(state.params, state.objective_state, batch.context)
+
+    def taught(observation):
+        encoded = parts.objective.encode(state.target_params, state.objective_state, observation)
+        return parts.objective.project(state.target_params, encoded.pooled)
+
+    listed = infonce_candidates(anchors, taught(batch.target), taught(batch.negatives), real, tau=jnp.float32(0.07))
+    for name, expected in zip(("infonce", "chance", "accuracy"), listed, strict=True):
+        np.testing.assert_allclose(out.examples[f"listed/{name}"], expected, rtol=1e-4, atol=1e-4)
+
     padded = batch._replace(negative_ids=jnp.broadcast_to(batch.ids[:, None], batch.negative_ids.shape))
     out = output(parts, state, padded)
     for name, value in (("infonce", 0.0), ("chance", 0.0), ("accuracy", 1.0)):
         np.testing.assert_array_equal(out.examples[f"listed/{name}"], value)
+
+
+def test_rows_that_list_no_negative_do_not_count():
+    examples = {"infonce": [0.0, 2.0, 1.0], "chance": [0.0, 1.0, 2.0], "accuracy": [1.0, 0.0, 1.0]}
+    collected = {"examples": {f"listed/{name}": np.array(values) for name, values in examples.items()}}
+    figures = evaluation.listed(collected, "hard")
+    assert figures == {
+        "val/hard/infonce": 1.5,
+        "val/hard/chance": 1.5,
+        "val/hard/accuracy": 0.5,
+        "val/hard/share": pytest.approx(2 / 3),
+    }
+    none = {"examples": {name: values[:1] for name, values in collected["examples"].items()}}
+    assert evaluation.listed(none, "hard") == {"val/hard/share": 0.0}
+    with pytest.raises(ValueError, match=r"leave config\.data\.num_negatives at 0"):
+        evaluation.listed({"examples": {"prediction": np.ones(3)}}, "hard")

@@ -138,6 +138,19 @@ def test_an_allowed_import_is_not(module, source):
     assert faults(module, source) == []
 
 
+COLLECTIVE = re.compile(r"\b(p(sum|mean|max|min)\w*|all_(gather|to_all)|ppermute|axis_(name|index)|pmap|shard_map)\b")
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith(("losses.", "objectives.")) or m == "train_step"])
+def test_no_loss_knows_of_devices(module):
+    assert COLLECTIVE.findall(FILES[module].read_text(encoding="utf-8")) == []
+
+
+def test_a_collective_is_found():
+    for source in ("jax.lax.pmean(x, 'batch')", "f(x, axis_name='i')", "jax.lax.all_gather(z)", "jax.shard_map(f)"):
+        assert COLLECTIVE.search(source), source
+
+
 def test_a_module_of_an_unknown_name_is_asked_for_its_layer():
     with pytest.raises(ValueError, match="'utils' has no layer"):
         layer("utils")

@@ -33,6 +33,10 @@ def final_params(workdir):
     return json.dumps({path: leaf.tobytes().hex() for path, leaf in flat(leaves).items()}, sort_keys=True)
 
 
+def on(weights):
+    return {name: weight for name, weight in weights.items() if weight is not None}
+
+
 def flat(tree, prefix=""):
     if not isinstance(tree, dict):
         return {prefix: np.asarray(tree)}
@@ -54,7 +58,7 @@ def finished(tmp_path_factory):
 def test_the_main_job_trains_evaluates_and_says_what_it_did(finished):
     workdir, done = finished
     config = json.loads((workdir / "config.json").read_text())
-    assert config["weights"] == {"prediction": 1.0, "sigreg": 10.0} and config["num_steps"] == 20
+    assert on(config["weights"]) == {"prediction": 1.0, "sigreg": 10.0} and config["num_steps"] == 20
     start = json.loads((workdir / "environment.json").read_text())["starts"][0]
     assert start["packages"]["jax"] and len(start["train_ids"]) + len(start["validation_ids"]) == 623
     assert not set(start["train_ids"]) & set(start["validation_ids"])
@@ -67,7 +71,7 @@ def test_the_main_job_trains_evaluates_and_says_what_it_did(finished):
             assert row["share/prediction"] + row["share/sigreg"] == pytest.approx(1.0, rel=1e-5)
             assert row["grad/norm_clipped"] <= config["max_grad_norm"] * (1 + 1e-6)
     held_out = {row["step"]: row["val/prediction"] for row in rows(workdir) if "val/prediction" in row}
-    assert f"lowest validation error at step {min(held_out, key=held_out.get)}" in done.stdout
+    assert f"lowest val/prediction at step {min(held_out, key=held_out.get)}" in done.stdout
     assert "step 20/20" in done.stdout and "demo_gain" in done.stdout
     assert list(workdir.glob("events.out.tfevents*"))
     result = json.loads((workdir / "probes.json").read_text())
@@ -155,6 +159,9 @@ MISTAKES = {
     "--config.num_steps=none": "config.num_steps cannot be none",
     "--config.final_examples=0": "config.final_examples is 0",
     "--config.target_ema=1.5": "config.target_ema is 1.5",
+    "--config.target_ema_final=0.5": "config.target_ema_final is where config.target_ema ends",
+    "--config.best_metric=val/infonce": "config.best_metric is 'val/infonce'; it must be a held-out figure",
+    "--config.objective.error=square": "did you mean 'squared'",
     "--config.objective.context=max": "objective.context is 'max'",
     "--profile=20:10": "--profile is '20:10'",
 }
@@ -169,10 +176,16 @@ def test_a_mistake_is_one_sentence(override, tmp_path):
     assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
 
 
+VARIANTS = [
+    *(f"configs/lejepa.py:{words},tiny" for words in ("teacher", "pooled", "mean", "views", "teacher,pooled")),
+    *("configs/infonce.py:tiny", "configs/infonce.py:tokens,tiny"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["teacher", "pooled", "mean", "views", "teacher,pooled"])
-def test_every_variant_trains_to_its_end(variant, tmp_path):
-    done = run(tmp_path / "run", config=f"configs/lejepa.py:{variant},tiny")
+@pytest.mark.parametrize("config", VARIANTS)
+def test_every_variant_trains_to_its_end(config, tmp_path):
+    done = run(tmp_path / "run", config=config)
     assert done.returncode == 0, done.stderr
     assert all(np.isfinite(row["loss/total"]) for row in rows(tmp_path / "run") if "loss/total" in row)
 
@@ -298,9 +311,42 @@ def test_a_term_can_be_turned_off_and_on_from_the_command_line(tmp_path):
     done = run(tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["weights"] == {"prediction": 1.0, "sigreg": None} and config["target_ema"] == 0.9
+    assert on(config["weights"]) == {"prediction": 1.0} and config["target_ema"] == 0.9
     last = [row for row in rows(tmp_path / "run") if "loss/total" in row][-1]
     assert "loss/sigreg" not in last and "metric/sigreg/T" not in last and last["share/prediction"] == 1.0
+
+
+@pytest.mark.slow
+def test_terms_that_are_off_by_default_can_be_given_a_weight(tmp_path):
+    terms = ("weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
+    options = [f"--config.weights.{term}=0.1" for term in terms]
+    done = run(tmp_path / "run", *options, "--config.num_steps=10", "--config.objective.statistic=anderson_darling")
+    assert done.returncode == 0, done.stderr
+    last = [row for row in rows(tmp_path / "run") if "loss/total" in row][-1]
+    assert all(last[f"weighted/{term}"] == pytest.approx(0.1 * last[f"loss/{term}"]) for term in terms)
+
+
+@pytest.mark.slow
+def test_a_queue_and_a_teacher_resume_to_the_same_bits(tmp_path):
+    config, schedule = "configs/infonce.py:tiny", "--config.target_ema_final=1.0"
+    whole = run(tmp_path / "whole", schedule, config=config)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command(tmp_path / "stopped", schedule, config=config), cwd=ROOT, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while (
+        process.poll() is None
+        and time.monotonic() < deadline
+        and not list((tmp_path / "stopped").glob("checkpoints/10"))
+    ):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    resumed = run(tmp_path / "stopped", schedule, config=config)
+    assert resumed.returncode == 0 and "resuming at step 10" in resumed.stdout, resumed.stderr
+    first, second = (checkpoint.read(tmp_path / name).state for name in ("whole", "stopped"))
+    assert flat(first["objective_state"]).keys() > set() and flat(first).keys() == flat(second).keys()
+    for path, leaf in flat(first).items():
+        assert leaf.tobytes() == flat(second)[path].tobytes(), path
 
 
 def test_the_folder_of_a_run_is_named_after_config_and_variants():

@@ -52,3 +52,12 @@ def test_a_path_is_a_part_only_at_a_slash():
 def test_a_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(ValueError, match=r"optimizer\.warmup_steps is 10"):
         optimizer.build(**OPTIONS | {"warmup_steps": 10})
+
+
+def test_the_decay_of_the_target_is_constant_or_rises_on_a_cosine():
+    assert optimizer.target_decay(None, None, 100) is None
+    assert optimizer.target_decay(0.99, None, 100) == 0.99
+    decay = optimizer.target_decay(0.9, 1.0, 100)
+    np.testing.assert_allclose([decay(0), decay(50), decay(100), decay(150)], [0.9, 0.95, 1.0, 1.0], atol=1e-6)
+    values = np.array([decay(step) for step in range(101)])
+    np.testing.assert_allclose(values, 1 - 0.1 * (1 + np.cos(np.pi * np.arange(101) / 100)) / 2, atol=1e-6)

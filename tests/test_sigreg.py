@@ -14,7 +14,8 @@ from jepa.losses import sigreg as module
 from jepa.losses.prediction import squared_error, view_invariance
 from jepa.losses.sigreg import random_directions, sigreg, sigreg_along
 
-# LeJEPA's SlicingUnivariateTest(EppsPulley) and minimal example, float64 PyTorch on CPU.
+# LeJEPA's SlicingUnivariateTest(EppsPulley) and minimal example, and the multi-view losses of lightly,
+# stable-pretraining and eb_jepa, float64 PyTorch on CPU.
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "lejepa.npz"))
 CASES = sorted(key.removesuffix("_slices") for key in GOLDEN if key.endswith("_slices") and "_sig_t" in key)
 VIEWS = ("mv_V4g2n32d16", "mv_V2g2n7d5")
@@ -74,11 +75,6 @@ def test_value_and_gradient_match_lejepa(case):
     np.testing.assert_allclose(jnp.mean(statistic), GOLDEN[f"{case}_mean"], rtol=2e-6)
     if f"{case}_grad" in GOLDEN:
         assert_gradient(gradient, GOLDEN[f"{case}_grad"])
-    if f"{case}_gradnorm" in GOLDEN:
-        probe = np.cos(np.arange(z.size)).reshape(z.shape)
-        np.testing.assert_allclose(np.linalg.norm(gradient), GOLDEN[f"{case}_gradnorm"], rtol=1e-5)
-        np.testing.assert_allclose(np.sum(gradient * probe), GOLDEN[f"{case}_graddot"], rtol=1e-4)
-        np.testing.assert_allclose(gradient[0], GOLDEN[f"{case}_gradrow0"], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("case", VIEWS)
@@ -90,8 +86,15 @@ def test_each_view_is_a_test_of_its_own(case):
     assert_gradient(gradient, GOLDEN[f"{case}_minimal_sig_grad"])
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (2, 3), (33, 5), (700, 24)])
-@pytest.mark.parametrize(("num_knots", "t_max"), [(17, 3.0), (10, 2.5), (2, 1.0), (64, 6.0)])
+SHAPES = ((1, 3), (2, 3), (33, 5), (700, 24))
+KNOTS = ((17, 3.0), (10, 2.5), (2, 1.0), (64, 6.0))
+CROSS = [(shape, *KNOTS[0]) for shape in SHAPES] + [(SHAPES[2], *knots) for knots in KNOTS[1:]]
+OTHERS = [(shape, *knots) for shape in SHAPES for knots in KNOTS if (shape, *knots) not in CROSS]
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_knots", "t_max"), CROSS + [pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS]
+)
 def test_recurrence_equals_the_definition(shape, num_knots, t_max):
     z, directions = skewed(*shape), unit_columns(shape[1], 11)
     value, dz, ddirections = reference(z, directions, num_knots, t_max)
@@ -159,12 +162,14 @@ def test_expectation_under_the_null():
 
 
 def test_total_collapse_is_a_saddle():
-    value, gradient = jax.value_and_grad(sigreg)(jnp.zeros((256, 8)), jax.random.key(0), num_slices=32)
+    value, gradient = jax.jit(jax.value_and_grad(partial(sigreg, num_slices=32)))(
+        jnp.zeros((256, 8)), jax.random.key(0)
+    )
     assert float(value) == pytest.approx(0.40205 * 256, rel=1e-4)
     assert not np.any(gradient)
     for shape in ("n64d8", "n7d5"):
         num, dim = (int(x) for x in shape[1:].split("d"))
-        value = sigreg(jnp.zeros((num, dim)), jax.random.key(1), num_slices=16)
+        value = jax.jit(partial(sigreg, num_slices=16))(jnp.zeros((num, dim)), jax.random.key(1))
         np.testing.assert_allclose(value, GOLDEN[f"{shape}_zero_sig_mean"], rtol=1e-6)
 
 
@@ -197,8 +202,9 @@ def test_masking_equals_subsetting():
 def test_a_set_without_real_rows_scores_zero():
     z = jnp.asarray(skewed(10, 4)).reshape(2, 5, 4)
     mask = jnp.array([[False] * 5, [True] * 5])
-    value, gradient = jax.value_and_grad(sigreg)(z, jax.random.key(0), mask=mask, num_slices=8)
-    alone = sigreg(z[1], jax.random.key(0), num_slices=8)
+    function = partial(sigreg, num_slices=8)
+    value, gradient = jax.jit(jax.value_and_grad(function))(z, jax.random.key(0), mask=mask)
+    alone = jax.jit(function)(z[1], jax.random.key(0))
     np.testing.assert_allclose(value, 0.5 * alone, rtol=1e-5)
     assert not np.any(gradient[0]) and np.all(np.isfinite(gradient))
 
@@ -206,7 +212,7 @@ def test_a_set_without_real_rows_scores_zero():
 def test_leading_axes_are_independent_and_share_directions():
     z = jnp.asarray(skewed(120, 5)).reshape(2, 3, 20, 5)
     directions = unit_columns(5, 7)
-    statistic = sigreg_along(z, directions)
+    statistic = jax.jit(sigreg_along)(z, directions)
     assert statistic.shape == (2, 3, 7)
     for i, j in np.ndindex(2, 3):
         np.testing.assert_allclose(statistic[i, j], evaluate(z[i, j], directions)[0], rtol=2e-6)
@@ -273,6 +279,61 @@ def test_view_invariance_matches_the_references(case):
         np.testing.assert_allclose(jnp.mean(loss), GOLDEN[f"{case}_{name}"], rtol=2e-6)
         gradient = jax.grad(lambda z, g=num_global: jnp.mean(view_invariance(z, g)))(z)
         assert_gradient(jnp.swapaxes(gradient, 0, 1), GOLDEN[f"{case}_{name}_grad"])
+
+
+def minimal(z, directions, num_global, lamb):
+    """LeJEPA's minimal example: the centre is that of all views."""
+    del num_global
+    return lamb * jnp.mean(sigreg_along(z, directions)) + (1 - lamb) * centre_distance(z, z.shape[0])
+
+
+def lightly(z, directions, num_global, lamb):
+    """LeJEPA's Algorithm 2: the centre is that of the global views."""
+    return lamb * jnp.mean(sigreg_along(z, directions)) + (1 - lamb) * centre_distance(z, num_global)
+
+
+def stable_pretraining(z, directions, num_global, lamb):
+    """All views are one sample for SIGReg, of V N rows: another test, with a larger statistic."""
+    flat = z.reshape(-1, z.shape[-1])
+    return lamb * jnp.mean(sigreg_along(flat, directions)) + centre_distance(z, num_global)
+
+
+def eb_jepa(z, directions, num_global, lamb):
+    """Two views, and T / N by the trapezoid rule on 10 knots from -3 to 3, none of which is 0.
+
+    Two knots on [0, t] compare at t alone, with the weight t exp(-t^2 / 2).
+    """
+    del num_global, lamb
+    pair = z[:2]
+    statistic = 0.0
+    for t in (1 / 3, 1.0, 5 / 3, 7 / 3, 3.0):
+        width = 2 / 3 if t == 3.0 else 4 / 3
+        statistic += width / t * jnp.mean(sigreg_along(pair, directions, num_knots=2, t_max=t)) / z.shape[1]
+    return 4.0 * centre_distance(pair, 2) + 10.0 * statistic  # |z_1 - z_2|^2 is 4 |mu - z_v|^2
+
+
+def centre_distance(z, num_global):
+    return jnp.mean(view_invariance(jnp.swapaxes(z, 0, 1), num_global))
+
+
+MULTI_VIEW = {"minimal": minimal, "lightly": lightly, "spt": stable_pretraining, "ebjepa": eb_jepa}
+VALUES = {"spt": "spt_loss_inv_sig", "ebjepa": "ebjepa_loss_bcs_inv"}  # the loss is the first of three
+
+
+@pytest.mark.parametrize("case", VIEWS)
+@pytest.mark.parametrize("name", MULTI_VIEW)
+def test_public_multi_view_losses_are_composed_of_the_two(name, case):
+    key, gradient_key = (
+        f"{case}_{n}" for n in (VALUES[name] if name in VALUES else f"{name}_loss", f"{name}_loss_grad")
+    )
+    assert (gradient_key in GOLDEN) == (name != "lightly" or case == VIEWS[0])
+    if gradient_key not in GOLDEN:
+        return  # with global views only it is the minimal example
+    num_global = int(case[case.index("g") + 1])
+    loss = partial(MULTI_VIEW[name], num_global=num_global, lamb=float(GOLDEN[f"{case}_lamb"]))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(GOLDEN[f"{case}_z"], GOLDEN[f"{case}_A"])
+    np.testing.assert_allclose(value, np.ravel(GOLDEN[key])[0], rtol=2e-6)
+    assert_gradient(gradient, GOLDEN[gradient_key])
 
 
 def test_view_invariance_is_zero_for_equal_views_and_refuses_a_wrong_count():

@@ -14,12 +14,19 @@ import scipy.stats
 
 from jepa.losses import univariate
 from jepa.losses.multivariate import bhep, henze_zirkler
-from jepa.losses.sigreg import random_directions, sigreg, sigreg_along
-from jepa.losses.univariate import EXTENSIVE, STATISTICS, moments, sliced, sliced_along
+from jepa.losses.sigreg import random_directions, sigreg_along
+from jepa.losses.univariate import EXTENSIVE, PROJECTED, STATISTICS, moments, sliced, sliced_along
 
 # LeJEPA's univariate and multivariate tests, float64 PyTorch on CPU; Anderson-Darling with SciPy's exact log Phi.
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "univariate.npz"))
-CASES = sorted(key.removesuffix("_x") for key in GOLDEN if key.endswith("_x"))
+CASES = [key.removesuffix("_x") for key in GOLDEN if key.endswith("_x")]
+
+
+def cases(*fast):
+    """All cases, those of other shapes than these marked slow: a shape costs ten seconds to compile."""
+    return [case if case.split("_")[0] in fast else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+
+
 KEYS = {
     "anderson_darling": "ad_exactlogcdf",
     "cramer_von_mises": "cvm",
@@ -33,29 +40,43 @@ MULTIVARIATE = {
     "bhep_b1": partial(bhep, key=KEY, beta=1.0),
     "hz": partial(henze_zirkler, key=KEY),
 }
+SLICES = np.random.default_rng(6).normal(size=(6, 16))
+SLICES = (SLICES / np.linalg.norm(SLICES, axis=0)).astype(np.float32)
 REGULARISERS = {
-    **{name: partial(sliced, key=KEY, statistic=name, num_slices=16) for name in STATISTICS},
-    **MULTIVARIATE,
+    **{name: lambda z, name=name: jnp.mean(sliced_along(z, SLICES, statistic=name)) for name in STATISTICS},
+    **{name: MULTIVARIATE[name] for name in ("bhep_b1", "hz")},
 }
 SORTING = ("anderson_darling", "cramer_von_mises", "watson")
 
-along = {name: jax.jit(partial(sliced_along, statistic=name)) for name in STATISTICS}
-with_gradient = {name: jax.jit(jax.value_and_grad(function)) for name, function in REGULARISERS.items()}
+# Most of the time of this file is compiling, so few programs serve all tests: each of these at few shapes.
 
 
 @jax.jit
 def statistics_and_gradients(u):
-    """name -> (T [M], d sum(T) / du [N, M]) of every statistic computed here."""
-    result = {}
+    """name -> (T [M], d sum(T) / du [N, M]) of every statistic of projections; `moments6` the value alone."""
+    result = {"moments6": (moments(u, k_max=6), None)}
     for name in KEYS:
-        value, pullback = jax.vjp(STATISTICS[name], u)
+        value, pullback = jax.vjp(PROJECTED[name], u)
         result[name] = value, pullback(jnp.ones_like(value))[0]
     return result
 
 
 @jax.jit
 def multivariate_and_gradients(x):
-    return {name: jax.value_and_grad(function)(x) for name, function in MULTIVARIATE.items()}
+    gradients = {name: jax.value_and_grad(MULTIVARIATE[name])(x) for name in ("bhep_b1", "hz")}
+    return gradients | {"bhep_b0.1": (MULTIVARIATE["bhep_b0.1"](x), None)}
+
+
+@jax.jit
+def along(z, directions):
+    """name -> per-sample statistic along each direction."""
+    return {name: sliced_along(z, directions, statistic=name) for name in STATISTICS}
+
+
+@jax.jit
+def regularise(z):
+    """name -> (value, gradient) of every regulariser of embeddings [3, 32, 6]."""
+    return {name: jax.value_and_grad(function)(z) for name, function in REGULARISERS.items()}
 
 
 def in_float64(function, *arguments):
@@ -83,7 +104,7 @@ def skewed(num, dim, seed=3):
     return z.astype(np.float32)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases("n64d8", "n7d5"))
 def test_float64_equals_lejepa(case):
     found = in_float64(statistics_and_gradients, projections(case))
     for name, golden in KEYS.items():
@@ -92,19 +113,14 @@ def test_float64_equals_lejepa(case):
         np.testing.assert_allclose(value, GOLDEN[f"{case}_{golden}"], rtol=1e-9, err_msg=name)
         if f"{case}_{golden}_grad" in GOLDEN:
             assert_gradient(gradient, GOLDEN[f"{case}_{golden}_grad"], 1e-9)
+    np.testing.assert_allclose(found["moments6"][0], GOLDEN[f"{case}_moments6"], rtol=1e-9)
     for name, (value, gradient) in in_float64(multivariate_and_gradients, GOLDEN[f"{case}_x"]).items():
         np.testing.assert_allclose(value, GOLDEN[f"{case}_{name}"], rtol=1e-9, err_msg=name)
         if f"{case}_{name}_grad" in GOLDEN:
             assert_gradient(gradient, GOLDEN[f"{case}_{name}_grad"], 1e-9)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_moments_up_to_the_sixth(case):
-    value = in_float64(partial(moments, k_max=6), projections(case))
-    np.testing.assert_allclose(value, GOLDEN[f"{case}_moments6"], rtol=1e-9)
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases("n64d8"))
 def test_float32_equals_float64(case):
     # u is rounded first, so that only the rounding of the statistic itself is measured. What is trained on is the
     # distance: a T that is N times it carries N times its rounding.
@@ -119,22 +135,24 @@ def test_float32_equals_float64(case):
         assert_gradient(gradient, expected_gradient)
     x = GOLDEN[f"{case}_x"]
     exact, found = in_float64(multivariate_and_gradients, x), multivariate_and_gradients(x)
-    for name in MULTIVARIATE:
-        np.testing.assert_allclose(found[name][0], exact[name][0], rtol=0, atol=2e-6, err_msg=name)
-        assert_gradient(found[name][1], exact[name][1])
+    for name, (value, gradient) in found.items():
+        # At beta = 0.1 all kernels are near 1: three terms of that size, and their rounding, are left of the value.
+        atol = 2e-7 if name == "bhep_b0.1" else 0.0
+        np.testing.assert_allclose(value, exact[name][0], rtol=2e-6, atol=atol, err_msg=name)
+        if gradient is not None:
+            assert_gradient(gradient, exact[name][1])
 
 
 def test_float32_from_embeddings_on():
-    for case in ("n64d8_gauss", "n64d8_heavy", "n256d32_shifted"):
-        x, directions = GOLDEN[f"{case}_x"], GOLDEN[f"{case.split('_')[0]}_A"].astype(np.float32)
+    for case in ("n64d8_gauss", "n64d8_heavy", "n64d8_shifted"):
+        found = along(GOLDEN[f"{case}_x"], GOLDEN["n64d8_A"].astype(np.float32))
         for name, golden in KEYS.items():
-            expected = GOLDEN[f"{case}_{golden}"] / (len(x) if name in EXTENSIVE else 1)
-            error = np.abs(along[name](x, directions) - expected)
-            np.testing.assert_array_less(error, 2e-6 * np.maximum(1, expected), name)
+            expected = GOLDEN[f"{case}_{golden}"] / (64 if name in EXTENSIVE else 1)
+            np.testing.assert_array_less(np.abs(found[name] - expected), 2e-6 * np.maximum(1, expected), name)
 
 
 def test_anderson_darling_gradient_by_finite_differences():
-    u, step = projections("n64d8_heavy")[:, :3], 1e-5
+    u, step = projections("n64d8_heavy"), 1e-5
     gradient = in_float64(statistics_and_gradients, u)["anderson_darling"][1]
 
     def exact(u):
@@ -153,112 +171,124 @@ def test_anderson_darling_gradient_by_finite_differences():
 def test_gradient_of_log_phi(dtype, tolerance):
     x = np.linspace(-60, 4, 4001).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        found = np.asarray(jax.vmap(jax.grad(univariate._log_cdf))(jnp.asarray(x)))
+        found = np.asarray(jax.jit(jax.vmap(jax.grad(univariate._log_cdf)))(jnp.asarray(x)))
     exact = np.sqrt(2 / np.pi) / scipy.special.erfcx(-x.astype(np.float64) / np.sqrt(2))
     assert found.dtype == dtype
     np.testing.assert_allclose(found, exact, rtol=tolerance)
 
 
 def test_classical_statistics_of_scipy():
-    u = skewed(50, 3).astype(np.float64)
+    num, u = 64, skewed(64, 16).astype(np.float64)
     found = in_float64(statistics_and_gradients, u)
-    for m in range(3):
+    for m in range(16):
         classical = scipy.stats.cramervonmises(u[:, m], "norm").statistic
-        np.testing.assert_allclose(50 * found["cramer_von_mises"][0][m] + 1 / 600, classical, rtol=1e-12)
+        np.testing.assert_allclose(num * found["cramer_von_mises"][0][m] + 1 / (12 * num), classical, rtol=1e-12)
         t = (u[:, m] - u[:, m].mean()) / u[:, m].std(ddof=1)
-        shape = 50 * (np.mean(t**3) ** 2 / 6 + (np.mean(t**4) - 3) ** 2 / 24)
+        shape = num * (np.mean(t**3) ** 2 / 6 + (np.mean(t**4) - 3) ** 2 / 24)
         v = u[:, m].var(ddof=1)
-        location = 50 * u[:, m].mean() ** 2 / v + 49 * (v - 1) ** 2 / 2
+        location = num * u[:, m].mean() ** 2 / v + (num - 1) * (v - 1) ** 2 / 2
         np.testing.assert_allclose(found["jarque_bera"][0][m], location + shape, rtol=1e-12)
 
 
 def test_means_under_the_null():
-    num, z = 64, jax.random.normal(jax.random.key(4), (64, 64, 64))
-    directions = random_directions(jax.random.key(5), 64, 64)
-    mean = {name: float(jnp.mean(along[name](z, directions))) * num for name in STATISTICS}
-    assert mean["epps_pulley"] == pytest.approx(1.0525, abs=0.05)
+    num, draws = 64, rng(4).normal(size=(256, 64, 16)).astype(np.float32)
+    found = [statistics_and_gradients(u) for u in draws]
+    mean = {name: np.mean([values[name][0] for values in found]) for name in KEYS}
     assert mean["anderson_darling"] == pytest.approx(1.0, abs=0.05)
-    assert mean["cramer_von_mises"] == pytest.approx(1 / 6 - 1 / (12 * num), abs=0.01)
-    assert mean["watson"] == pytest.approx(1 / 12 - 1 / (12 * num), abs=0.004)
+    assert num * mean["cramer_von_mises"] == pytest.approx(1 / 6 - 1 / (12 * num), abs=0.01)
+    assert num * mean["watson"] == pytest.approx(1 / 12 - 1 / (12 * num), abs=0.004)
     assert mean["jarque_bera"] == pytest.approx(4.0, abs=0.4)
 
 
-@pytest.mark.parametrize("name", STATISTICS)
-def test_the_trained_statistic_is_per_sample(name):
+def test_the_trained_statistic_is_per_sample():
     # The same misfit, repeated: a distance between distributions stays, N times a distance doubles.
-    u = skewed(200, 4)
-    directions = np.eye(4, dtype=np.float32)
-    once, twice = along[name](u, directions), along[name](np.concatenate([u, u]), directions)
-    np.testing.assert_allclose(twice, once, rtol=0.03)
-    statistic = jax.jit(STATISTICS[name])
-    raw = statistic(u)
-    np.testing.assert_allclose(raw, once * (200 if name in EXTENSIVE else 1), rtol=1e-5)
-    ratio = np.asarray(statistic(np.concatenate([u, u]))) / raw
-    np.testing.assert_allclose(ratio, 2.0 if name in EXTENSIVE else 1.0, rtol=0.03)
+    z, directions = skewed(64, 8), GOLDEN["n64d8_A"].astype(np.float32)
+    once, twice = along(z, directions), along(np.concatenate([z, z]), directions)
+    raw = statistics_and_gradients(z @ directions)
+    for name in STATISTICS:
+        np.testing.assert_allclose(np.mean(twice[name]), np.mean(once[name]), rtol=0.03, err_msg=name)
+        if name in raw:
+            np.testing.assert_allclose(raw[name][0], once[name] * (64 if name in EXTENSIVE else 1), rtol=1e-5)
 
 
-def test_epps_pulley_is_sigreg_over_n():
-    z = jnp.asarray(skewed(60, 5)).reshape(2, 30, 5)
-    per_sample = jax.jit(partial(sliced, num_slices=16))
-    np.testing.assert_allclose(per_sample(z, KEY), jax.jit(partial(sigreg, num_slices=16))(z, KEY) / 30, rtol=1e-6)
-    mask = jnp.asarray(rng().random((2, 30)) < np.array([0.3, 0.8])[:, None])
-    garbage = jnp.where(mask[..., None], z, jnp.nan)
-    value, gradient = jax.jit(jax.value_and_grad(partial(sliced, mask=mask, num_slices=16)))(garbage, KEY)
-    each = [per_sample(z[i][mask[i]], KEY) for i in range(2)]
-    np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
-    assert np.all(np.isfinite(gradient)) and not np.any(np.asarray(gradient)[~np.asarray(mask)])
-    assert jax.jit(partial(sliced, num_slices=16))(z, KEY, mask=jnp.zeros((2, 30), bool)) == 0
-    u = z @ random_directions(KEY, 5, 7)
-    expected = jax.jit(sigreg_along)(z, random_directions(KEY, 5, 7))
-    np.testing.assert_allclose(jax.jit(STATISTICS["epps_pulley"])(u), expected, rtol=1e-5)
+def test_epps_pulley_is_sigreg_over_n_masked_too():
+    @jax.jit
+    def both(z, mask):
+        found, pullback = jax.vjp(partial(sliced_along, directions=SLICES, mask=mask), z)
+        return found, pullback(jnp.ones_like(found))[0], sigreg_along(z, SLICES, mask=mask)
+
+    z, mask = skewed(60, 6).reshape(2, 30, 6), rng().random((2, 30)) < np.array([0.3, 0.8])[:, None]
+    found, gradient, statistic = both(np.where(mask[..., None], z, np.nan), mask)
+    np.testing.assert_allclose(found, statistic / mask.sum(1)[:, None, None][..., 0], rtol=1e-6)
+    assert np.all(np.isfinite(gradient)) and not np.any(np.asarray(gradient)[~mask])
+    found, gradient, statistic = both(z, np.ones_like(mask))
+    np.testing.assert_allclose(found, along(z, SLICES)["epps_pulley"], rtol=1e-5)
+    np.testing.assert_allclose(found, statistic / 30, rtol=1e-6)
+    assert not np.any(both(z, np.zeros_like(mask))[0])
 
 
+def test_sliced_draws_its_directions_from_the_key():
+    z, mask = skewed(60, 6).reshape(2, 30, 6), rng().random((2, 30)) < 0.6
+    expected = along(z, random_directions(KEY, 6, 16))
+    for name in ("epps_pulley", "watson"):
+        found = jax.jit(partial(sliced, statistic=name, num_slices=16))
+        np.testing.assert_allclose(found(z, KEY), np.mean(expected[name]), rtol=5e-6)
+    directions = random_directions(KEY, 6, 16)
+    masked = jax.jit(lambda z, m: (sliced(z, KEY, mask=m, num_slices=16), sliced_along(z, directions, mask=m)))
+    found, each = masked(z, mask)
+    np.testing.assert_allclose(found, np.mean(each), rtol=5e-6)
+
+
+def test_order_sets_and_dtype():
+    z, order = jnp.asarray(skewed(96, 6)).reshape(3, 32, 6), rng().permutation(32)
+    found, permuted = regularise(z), regularise(z[:, order])
+    each = [regularise(jnp.broadcast_to(z[i], z.shape)) for i in range(3)]
+    half = jax.eval_shape(regularise, jax.ShapeDtypeStruct(z.shape, jnp.bfloat16))
+    for name, (value, gradient) in found.items():
+        np.testing.assert_allclose(permuted[name][0], value, rtol=5e-6, err_msg=name)
+        assert_gradient(permuted[name][1], gradient[:, order])
+        # The mean over three equal sets is that of one.
+        np.testing.assert_allclose(value, np.mean([one[name][0] for one in each]), rtol=5e-6, err_msg=name)
+        assert_gradient(gradient, np.stack([one[name][1][0] for one in each]))
+        assert half[name][0].dtype == jnp.float32 and half[name][0].shape == ()
+        assert half[name][1].dtype == jnp.bfloat16
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARISERS)
-def test_order_sets_and_dtype(name):
-    function = with_gradient[name]
+def test_the_plain_call_agrees_with_the_compiled_one(name):
     z = jnp.asarray(skewed(96, 6)).reshape(3, 32, 6)
-    value, gradient = function(z)
-    order = rng().permutation(32)
-    permuted, permuted_gradient = function(z[:, order])
-    np.testing.assert_allclose(permuted, value, rtol=5e-6)
-    assert_gradient(permuted_gradient, gradient[:, order])
-    each = [
-        function(jnp.broadcast_to(z[i], z.shape)) for i in range(3)
-    ]  # the mean over three equal sets is that of one
-    np.testing.assert_allclose(value, np.mean([v for v, _ in each]), rtol=5e-6)
-    assert_gradient(gradient, np.stack([g[0] for _, g in each]))
-    np.testing.assert_allclose(REGULARISERS[name](z), value, rtol=5e-6)  # without jit
-    half, half_gradient = jax.eval_shape(function, z.astype(jnp.bfloat16))
-    assert half.dtype == jnp.float32 and half.shape == () and half_gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(REGULARISERS[name](z), regularise(z)[name][0], rtol=5e-6)
 
 
-@pytest.mark.parametrize("name", REGULARISERS)
-def test_small_at_the_null_large_away_from_it(name):
-    function = jax.jit(REGULARISERS[name])
-    z = jax.random.normal(jax.random.key(8), (256, 6))
-    null = float(function(z))
-    for factor in (3, 0.2):
-        assert float(function(factor * z)) > 2 * null
-        nearer = 1 + (factor - 1) / 2
-        assert float(function(factor * z)) > float(function(nearer * z)) > null
-    assert float(function(z + 1.0)) > 2 * null
-    assert float(function(jnp.zeros((256, 6)))) > 2 * null
+def test_small_at_the_null_large_away_from_it():
+    values = jax.jit(lambda z: {name: function(z) for name, function in REGULARISERS.items()})
+    z = rng(8).normal(size=(256, 6)).astype(np.float32)
+    null, shifted, collapsed = (values(x) for x in (z, z + 1.0, np.zeros_like(z)))
+    scaled = {factor: values(np.float32(factor) * z) for factor in (0.2, 0.6, 2.0, 3.0)}
+    for name, value in null.items():
+        for far, near in ((3.0, 2.0), (0.2, 0.6)):
+            assert scaled[far][name] > 2 * value, name
+            assert scaled[far][name] > scaled[near][name] > value, name
+        assert shifted[name] > 2 * value and collapsed[name] > 2 * value, name
 
 
-@pytest.mark.parametrize("name", REGULARISERS)
-def test_gradient_at_a_point(name):
+def test_gradient_at_a_point():
     for point in (0.0, 0.7, -3.1):
-        value, gradient = with_gradient[name](jnp.full((3, 32, 6), point))
-        assert np.isfinite(value) and np.all(np.isfinite(gradient))
-        spread = np.abs(np.asarray(gradient) - np.asarray(gradient)[:, :1]).max()
-        if name in SORTING:
-            assert spread > 1e-4
-        else:
-            assert spread <= 1e-4 * np.abs(gradient).max()
-    assert np.all(np.isfinite(with_gradient[name](jnp.full((1, 6), 0.7))[1]))
-    value, gradient = with_gradient[name](jnp.zeros((3, 32, 6)))
-    if name not in (*SORTING, "moments"):
-        assert not np.any(gradient)
+        for name, (value, gradient) in regularise(np.full((3, 32, 6), point, np.float32)).items():
+            assert np.isfinite(value) and np.all(np.isfinite(gradient)), name
+            spread = np.abs(np.asarray(gradient) - np.asarray(gradient)[:, :1]).max()
+            if name in SORTING:
+                assert spread > 1e-4, name
+            else:
+                assert spread <= 1e-4 * np.abs(gradient).max(), name
+            if point == 0 and name not in (*SORTING, "moments"):
+                assert not np.any(gradient), name
+
+
+def test_one_sample_has_a_finite_gradient():
+    gradient = jax.jit(lambda z: {name: jax.grad(REGULARISERS[name])(z) for name in ("jarque_bera", "watson", "hz")})
+    assert all(np.all(np.isfinite(g)) for g in gradient(np.full((1, 6), 0.7, np.float32)).values())
 
 
 def test_bhep_is_a_maximum_mean_discrepancy():
@@ -274,29 +304,42 @@ def test_bhep_is_a_maximum_mean_discrepancy():
     np.testing.assert_allclose(in_float64(lambda x: bhep(x, KEY, beta=beta), x[:, None]), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", MULTIVARIATE)
-def test_multivariate_tests_do_not_change_with_rotation(name):
-    z = skewed(40, 6).astype(np.float64)
-    rotation = np.linalg.qr(rng(9).normal(size=(6, 6)))[0]
-    function = MULTIVARIATE[name]
-    np.testing.assert_allclose(in_float64(function, z @ rotation), in_float64(function, z), rtol=1e-10)
-    assert abs(in_float64(function, z + 0.5) / in_float64(function, z) - 1) > 0.01
+def test_multivariate_tests_do_not_change_with_rotation():
+    z = skewed(64, 8).astype(np.float64)
+    rotation = np.linalg.qr(rng(9).normal(size=(8, 8)))[0]
+    found, rotated, moved = (in_float64(multivariate_and_gradients, x) for x in (z, z @ rotation, z + 0.5))
+    for name in MULTIVARIATE:
+        np.testing.assert_allclose(rotated[name][0], found[name][0], rtol=1e-10)
+        assert abs(moved[name][0] / found[name][0] - 1) > 0.01
 
 
-@pytest.mark.parametrize("name", MULTIVARIATE)
-def test_multivariate_masking_equals_subsetting(name):
-    function = MULTIVARIATE[name]
-    z = jnp.asarray(skewed(60, 4)).reshape(3, 20, 4)
+def test_multivariate_masking_equals_subsetting():
+    def reference(z, beta):
+        """The definition, one set of rows [N, D]."""
+        dim, square = z.shape[1], np.square(beta)
+        pairs = np.exp(-0.5 * square * np.square(z[:, None] - z[None]).sum(-1)).mean()
+        cross = np.exp(-0.5 * square / (1 + square) * np.square(z).sum(-1)).mean() * (1 + square) ** (-dim / 2)
+        return pairs - 2 * cross + (1 + 2 * square) ** (-dim / 2)
+
+    def widths(num, dim):
+        return {"bhep_b1": 1.0, "hz": ((2 * dim + 1) * num / 4) ** (1 / (dim + 4)) / np.sqrt(2)}
+
+    z = skewed(60, 4).reshape(3, 20, 4).astype(np.float64)
     mask = rng().random((3, 20)) < np.array([0.3, 0.7, 1.0])[:, None]
     mask[2] = False
-    filled = jnp.where(mask[..., None], z, jnp.nan)
-    value, gradient = jax.jit(jax.value_and_grad(partial(function, mask=jnp.asarray(mask))))(filled)
-    one = with_gradient[name]
-    each = [one(z[i][mask[i]]) for i in range(2)]
-    np.testing.assert_allclose(value, sum(v for v, _ in each) / 3, rtol=5e-6)
-    assert not np.any(np.asarray(gradient)[~mask])
-    for i, (_, expected) in enumerate(each):
-        assert_gradient(np.asarray(gradient)[i][mask[i]], expected / 3)
+    bump = 1e-5 * rng(11).normal(size=z.shape)
+    found = in_float64(
+        lambda z: {name: jax.value_and_grad(partial(MULTIVARIATE[name], mask=mask))(z) for name in widths(1, 4)},
+        np.where(mask[..., None], z, np.nan),
+    )
+    for name, (value, gradient) in found.items():
+        at, ahead, behind = (
+            sum(reference(x[i][mask[i]], widths(mask[i].sum(), 4)[name]) for i in range(2)) / 3
+            for x in (z, z + bump, z - bump)
+        )
+        np.testing.assert_allclose(value, at, rtol=1e-10)
+        assert not np.any(gradient[~mask])
+        np.testing.assert_allclose(np.sum(gradient * bump), (ahead - behind) / 2, rtol=1e-6)
 
 
 def test_errors_name_what_is_wrong():

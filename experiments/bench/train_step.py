@@ -4,7 +4,7 @@
     python experiments/bench/train_step.py --platform=gpu --batch_size=512
 
 `lejepa` and `infonce` on real data at the sizes of `configs/infonce.py:production`: width 384, 3 layers, 8 heads,
-projection 256 (or the batch, if that is smaller), queue 8192, 16 objects, context 3. A term costs what a step saves
+projection 256 (LeJEPA's at most the batch), queue 8192, 16 objects, context 3. A term costs what a step saves
 that leaves it out; the loss side costs what a step saves that leaves out all of them but the prediction error. The
 encoder matmuls are those of the encoders' forward and backward pass, each timed alone and multiplied by how often it
 occurs. Steps are timed in turn, so that other work on the machine falls on all alike; times are medians of their calls.
@@ -34,7 +34,9 @@ def sized(name: str, batch_size: int, compute_dtype: str):
     config.batch_size = batch_size
     config.compute_dtype = compute_dtype
     config.encoder.update(dim=384, depth=3, num_heads=8, readout_dim=48)
-    config.objective.update(num_heads=8, predictor_dim=384, projector_dim=min(256, batch_size), num_slices=1024)
+    # LeJEPA tests the projections of the batch, so they may not be wider than the batch is large.
+    projector_dim = min(256, batch_size) if name == "lejepa" else 256
+    config.objective.update(num_heads=8, predictor_dim=384, projector_dim=projector_dim, num_slices=1024)
     config.weights.prediction = 1.0
     for term in LOSS_SIDE[name]:
         config.weights[term] = 1.0

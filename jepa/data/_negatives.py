@@ -2,7 +2,9 @@
 
 Targets of other tasks, the negatives that a batch holds anyway, are told apart by a histogram of colours alone. These
 share with the target its task, so that what the task looks like decides nothing and copying the output of the
-demonstration loses; or its colours and the order of their frequencies, so that no set of colours decides.
+demonstration loses; or its colours and, as nearly as there are such grids, its size, so that neither the set of colours
+nor the order of their frequencies decides; proportions still tell. All lie where the target lies: a grid that does not
+fit there is no candidate, so that no offset tells either.
 """
 
 from __future__ import annotations
@@ -32,17 +34,25 @@ class Negatives(NamedTuple):
 class Image(NamedTuple):
     """A grid up to its colours."""
 
-    pattern: Grid  # of the ranks of the colours, 0 for the commonest: grids equal up to ranked colours share it
+    pattern: Grid  # of the colours numbered as they first occur: exactly the grids equal up to colours share it
     colours: np.ndarray  # int [10]: colours by falling frequency, equal ones by their number
     num_colours: int
 
 
 def same_task(
-    windows: np.ndarray, ids: np.ndarray, groups: np.ndarray, rows: dict[Row, int], *, num: int, seed: int
+    windows: np.ndarray,
+    ids: np.ndarray,
+    groups: np.ndarray,
+    extent: np.ndarray,
+    rows: dict[Row, int],
+    *,
+    num: int,
+    seed: int,
 ) -> Negatives:
     """Other outputs of the task, each once, as rows under the background of the example's own sequence.
 
-    windows int32 [W, 4] name rows x_i, y_i, x_j, y_j; ids int32 [W] is the content of y_j, groups int32 [W] the task.
+    windows int32 [W, 4] name rows x_i, y_i, x_j, y_j; ids int32 [W] is the content of y_j, groups int32 [W] the task,
+    extent int32 [W, 2] the height and the width that the example has in the canvas; larger outputs are left out.
     y_i comes first, unless it equals the target; the others follow at random. An output may be new under this
     background: it is then added to `rows`.
     """
@@ -56,7 +66,7 @@ def same_task(
     for example, (task, (_, shown, _, target)) in enumerate(zip(groups.tolist(), windows, strict=True)):
         grids = list(outputs[task])
         shuffled = [keys[shown][:2], *(grids[n] for n in rng.permutation(len(grids)))]
-        others = [grid for grid in dict.fromkeys(shuffled) if grid != keys[target][:2]]
+        others = [g for g in dict.fromkeys(shuffled) if g != keys[target][:2] and _fits(g[0], extent[example])]
         for k, grid in enumerate(others[:num]):
             negatives.rows[example, k] = rows.setdefault((*grid, keys[target][2]), len(rows))
             negatives.ids[example, k] = outputs[task][grid]
@@ -64,14 +74,23 @@ def same_task(
 
 
 def palette_matched(
-    windows: np.ndarray, ids: np.ndarray, groups: np.ndarray, rows: dict[Row, int], *, num: int, seed: int
+    windows: np.ndarray,
+    ids: np.ndarray,
+    groups: np.ndarray,
+    extent: np.ndarray,
+    rows: dict[Row, int],
+    *,
+    num: int,
+    seed: int,
 ) -> Negatives:
     """Outputs of other tasks with as many colours as the target, recoloured to its own by rank of frequency.
 
     Arguments as for `same_task`. The c-th commonest colour of a negative is shown as the c-th commonest of the target;
-    equally common ones rank by their number. Grids that this makes equal count as one, and those that it can make
-    equal to an output of the example's own task are left out; the choice among the rest is uniform. A negative is
-    tokenised under the colour that is shown as the background of the example; that may add to `rows`.
+    equally common ones rank by their number. Neither the set of colours nor the order of their frequencies decides;
+    proportions still tell. Grids equal up to colours count as one, and those equal up to colours to an output of the
+    example's own task are left out, as are those larger than its extent. Of the rest come those nearest to the target
+    in size, by |difference of heights| + |difference of widths|, and at random where that ties. A negative is tokenised
+    under the colour that is shown as the background of the example; that may add to `rows`.
     """
     rng = np.random.default_rng(seed)
     keys = list(rows)
@@ -84,10 +103,13 @@ def palette_matched(
 
     negatives = _padding(windows[:, 3], ids, num)
     for example, (row, task) in enumerate(zip(windows[:, 3].tolist(), groups.tolist(), strict=True)):
-        target = images[row]
-        foreign = [home[pattern] for pattern in home if task not in owners[pattern]]
+        target, room = images[row], extent[example]
+        foreign = [home[pattern] for pattern in home if task not in owners[pattern] and _fits(pattern[0], room)]
         alike = [(other, content) for other, content in foreign if images[other].num_colours == target.num_colours]
-        for k, choice in enumerate(rng.permutation(len(alike))[:num]):
+        sizes = np.array([keys[other][0] for other, _ in alike], int).reshape(-1, 2)
+        near = rng.permutation(len(alike))
+        near = near[np.argsort(np.abs(sizes - keys[row][0]).sum(axis=1)[near], kind="stable")]
+        for k, choice in enumerate(near[:num]):
             other, negatives.ids[example, k] = alike[choice]
             negatives.palettes[example, k, images[other].colours] = target.colours
             background = keys[row][2]  # of the example; before recolouring it is the colour that becomes it
@@ -101,9 +123,13 @@ def _image(key: Row) -> Image:
     shape, content, _ = key
     cells = np.frombuffer(content, np.uint8)
     counts = np.bincount(cells, minlength=tables.NUM_COLOURS)
-    colours = np.argsort(-counts, kind="stable")
-    rank = np.argsort(colours).astype(np.uint8)
-    return Image((shape, rank[cells].tobytes()), colours, np.count_nonzero(counts))
+    _, first, occurring = np.unique(cells, return_index=True, return_inverse=True)
+    number = np.argsort(np.argsort(first)).astype(np.uint8)
+    return Image((shape, number[occurring].tobytes()), np.argsort(-counts, kind="stable"), np.count_nonzero(counts))
+
+
+def _fits(shape: tuple[int, int], room: np.ndarray) -> bool:
+    return shape[0] <= room[0] and shape[1] <= room[1]
 
 
 def _padding(targets: np.ndarray, ids: np.ndarray, num: int) -> Negatives:
@@ -119,14 +145,8 @@ def stats(negatives: Negatives, ids: np.ndarray) -> dict[str, float]:
 
 
 def show(rows: PyTree, negatives: Negatives, symmetry: Symmetry) -> Observation:
-    """The tables [B, K, ...] of the negatives (leaves [B, K, ...]) of B examples under each example's symmetry.
-
-    A negative that would leave the canvas at the offset of its example takes the nearest one at which it does not.
-    """
-    shape = negatives.rows.shape
-    element = jnp.broadcast_to(symmetry.d4[:, None], shape)
-    chosen = negatives.palettes.astype(jnp.int32)
-    palette = jnp.take_along_axis(symmetry.palette[:, None, :], chosen, axis=-1)  # [B, K, 10]: recoloured, then moved
-    grids = jax.tree.map(lambda leaf: leaf[negatives.rows], rows)
-    moved = tables.transform(grids, element, palette, jnp.zeros((*shape, 2), jnp.int32))
-    return moved | {"offset": jnp.minimum(symmetry.offset[:, None, :], tables.CANVAS - moved["size"])}
+    """The tables [B, K, ...] of the negatives (leaves [B, K, ...]) of B examples, each under its example's symmetry."""
+    num = negatives.rows.shape[1]
+    d4, palette, offset = (jnp.repeat(part[:, None], num, axis=1) for part in symmetry)  # [B, K, ...]
+    palette = jnp.take_along_axis(palette, negatives.palettes.astype(jnp.int32), axis=-1)  # recoloured, then moved
+    return tables.transform(jax.tree.map(lambda leaf: leaf[negatives.rows], rows), d4, palette, offset)

@@ -65,19 +65,11 @@ def build(
     (x_i, y_i) of another held-out task, and one key draws the same symmetries for both. With `num_negatives` K above 0
     there are two more with the very batches of 'arc' and K wrong targets beside each: `validation['arc_same_task']`
     shows other outputs of the task, `validation['arc_palette_matched']` outputs of other held-out tasks in the colours
-    of the target (`jepa.data._negatives`).
+    and near the size of the target, each at the offset of the target (`jepa.data._negatives`).
 
     Raises ValueError for an unknown name, a size out of range, a bad file, or a share that leaves too few tasks.
     """
-    for name, size in (("batch_size", batch_size), ("num_views", num_views)):
-        if size < 1:
-            raise ValueError(f"{name} is {size}; it must be at least 1")
-    if stream not in STREAMS:
-        raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
-    if num_negatives < 0:
-        raise ValueError(f"num_negatives is {num_negatives}; it must be at least 0")
-    if num_negatives and stream != "analogy":
-        raise ValueError(f"num_negatives is {num_negatives}, but only stream 'analogy' has targets; it must be 0 here")
+    _check(batch_size, stream, num_views, num_negatives)
     tasks = _collections.load(collection) if folder is None else _collections.load_folder(folder)
     analogy = stream == "analogy"
     usable = [task for task in tasks if len(_pairs(task)) > 1 or not analogy]
@@ -87,7 +79,8 @@ def build(
     contents: dict[tuple, int] = {}  # (shape, content) -> id
     sequences = _analogies if analogy else _single_grids
     training, validation = (_number(side, sequences, rows, contents) for side in (shown, held_out))
-    negatives = _choose_negatives(validation, rows, num_negatives) if num_negatives else {}
+    controls = _with_foreign_demonstrations(validation) if analogy else {"arc": validation}
+    negatives = _choose_negatives(controls["arc"], rows, num_negatives) if num_negatives else {}
     table = _tokenise(rows, cache_dir)
     on_device = jax.tree.map(jnp.asarray, table)  # one copy; a source reaches the rows that its own windows name
 
@@ -107,12 +100,23 @@ def build(
             stats=_stats(examples, table),
         )
 
-    controls = _with_foreign_demonstrations(validation) if analogy else {"arc": validation}
     in_order = _batches.enumerated(len(validation.ids), seed=VALIDATION_SEED, batch_size=batch_size)
     at_random = _batches.uniform_over_tasks(np.bincount(training.groups), seed=seed, batch_size=batch_size)
     sources = {name: source(examples, held_out, in_order, {}) for name, examples in controls.items()}
     sources |= {name: _with_negatives(sources["arc"], chosen) for name, chosen in negatives.items()}
     return source(training, shown, at_random, sources)
+
+
+def _check(batch_size: int, stream: str, num_views: int, num_negatives: int) -> None:
+    for name, size in (("batch_size", batch_size), ("num_views", num_views)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+    if stream not in STREAMS:
+        raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
+    if num_negatives < 0:
+        raise ValueError(f"num_negatives is {num_negatives}; it must be at least 0")
+    if num_negatives and stream != "analogy":
+        raise ValueError(f"num_negatives is {num_negatives}, but only stream 'analogy' has targets; it must be 0 here")
 
 
 # From tasks to examples.
@@ -168,8 +172,7 @@ def _with_foreign_demonstrations(own: Examples) -> dict[str, Examples]:
 def _choose_negatives(held_out: Examples, rows: dict[tuple, int], num: int) -> dict[str, _negatives.Negatives]:
     """The negatives of every held-out example, by the name of their source, drawn once and for all."""
     choose = {"arc_same_task": _negatives.same_task, "arc_palette_matched": _negatives.palette_matched}
-    columns = held_out.windows, held_out.ids, held_out.groups
-    return {name: function(*columns, rows, num=num, seed=VALIDATION_SEED) for name, function in choose.items()}
+    return {name: function(*held_out, rows, num=num, seed=VALIDATION_SEED) for name, function in choose.items()}
 
 
 def _with_negatives(source: Source, negatives: _negatives.Negatives) -> Source:

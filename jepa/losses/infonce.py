@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from jepa.losses.prediction import unit
+from jepa.precision import matmul, wide
 from jepa.types import Array
 
 MASKED = -1e30  # a logit whose exponential is 0; finite, so that a row of nothing else has finite gradients
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class QueueState(NamedTuple):
@@ -89,8 +89,7 @@ def temperature(log_tau: Array, *, low: float, high: float) -> Array:
     """
     if not 0 < low <= high:
         raise ValueError(f"the bounds of the temperature must satisfy 0 < low <= high, got low={low}, high={high}")
-    log_tau = jnp.asarray(log_tau)
-    return _clamped_exp(log_tau.astype(jnp.promote_types(log_tau.dtype, jnp.float32)), float(low), float(high))
+    return _clamped_exp(wide(log_tau), float(low), float(high))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -138,10 +137,10 @@ def infonce(
     Raises ValueError when shapes disagree or tau is not one number.
     """
     _check(anchors, positives, ids, queue, tau)
-    dtype = _precision(anchors, positives)
-    anchors, positives, tau = (jnp.asarray(x, dtype) for x in (anchors, positives, tau))
+    anchors, positives = wide(anchors), wide(positives)
     num = anchors.shape[0]
-    similarity = _matmul(anchors, positives.T)  # [B, B], the positives on its diagonal
+    similarity = matmul(anchors, positives.T)  # [B, B], the positives on its diagonal
+    tau = jnp.asarray(tau, similarity.dtype)
     positive = jnp.diagonal(similarity)
     different = ids[:, None] != ids[None, :]  # False on the diagonal: the positive is no negative
     in_batch = _negatives(similarity, positive, different, tau)
@@ -187,12 +186,11 @@ def infonce_candidates(
     if positives.shape != (num, dim) or negatives.shape[::2] != (num, dim) or real.shape != negatives.shape[:2]:
         shapes = f"{anchors.shape}, {positives.shape}, {negatives.shape} and {real.shape}"
         raise ValueError(f"candidates need anchors, positives [B, D], negatives [B, K, D], real [B, K], got {shapes}")
-    dtype = _precision(anchors, positives, negatives)
     candidates = jnp.concatenate([positives[:, None], jnp.where(real[..., None], negatives, 0)], axis=1)
     # One product for all [B, 1 + K], so that a negative equal to the positive ties with it to the last bit.
-    similarity = _matmul(candidates.astype(dtype), anchors.astype(dtype)[..., None])[..., 0]
-    relative = _negatives(similarity[:, 1:], similarity[:, 0], real, jnp.asarray(tau, dtype))
-    return _cross_entropy(relative), _chance(real, dtype), _hit(relative)
+    similarity = matmul(wide(candidates), wide(anchors)[..., None])[..., 0]
+    relative = _negatives(similarity[:, 1:], similarity[:, 0], real, jnp.asarray(tau, similarity.dtype))
+    return _cross_entropy(relative), _chance(real, relative.dtype), _hit(relative)
 
 
 def _check(anchors, positives, ids, queue, tau):
@@ -205,16 +203,12 @@ def _check(anchors, positives, ids, queue, tau):
         raise ValueError(f"tau must be one number for all rows, got an array of shape {jnp.shape(tau)}")
 
 
-def _precision(*arrays):
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-
-
 def _queue_negatives(anchors, positive, ids, queue, tau):
     """Logits of the queue rows less the positive's [B, K], and where they are negatives, bool [B, K]."""
     filled = jnp.arange(queue.ids.shape[0]) < queue.size
     stored = jnp.where(filled[:, None], queue.embeddings, 0).astype(anchors.dtype)  # 0 x NaN would be NaN in gradients
     usable = filled[None, :] & (ids[:, None] != queue.ids[None, :])
-    return _negatives(_matmul(anchors, stored.T), positive, usable, tau), usable
+    return _negatives(matmul(anchors, stored.T), positive, usable, tau), usable
 
 
 def _negatives(similarity, positive, real, tau):

@@ -16,15 +16,12 @@ rows underflows: T is then 1 / N, the diagonal, with no gradient. beta near 1 / 
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from jepa.losses.variance import real_rows
+from jepa.losses._sets import mean_over_sets, real_rows
+from jepa.precision import matmul
 from jepa.types import Array
-
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def bhep(embeddings: Array, key: Array, *, beta: float, mask: Array | None = None) -> Array:
@@ -41,7 +38,7 @@ def bhep(embeddings: Array, key: Array, *, beta: float, mask: Array | None = Non
     if not beta > 0:
         raise ValueError(f"beta must be positive, the width of the weight on frequencies, got {beta}")
     z, num = real_rows(embeddings, mask)
-    return _mean_over_sets(z, mask, num, jnp.full_like(num, beta))
+    return mean_over_sets(_each_set(z, mask, num, jnp.full_like(num, beta)), num)
 
 
 def henze_zirkler(embeddings: Array, key: Array, *, mask: Array | None = None) -> Array:
@@ -54,26 +51,27 @@ def henze_zirkler(embeddings: Array, key: Array, *, mask: Array | None = None) -
     z, num = real_rows(embeddings, mask)
     dim = z.shape[-1]
     beta = ((2 * dim + 1) * jnp.maximum(num, 1.0) / 4) ** (1 / (dim + 4)) / jnp.sqrt(2.0).astype(z.dtype)
-    return _mean_over_sets(z, mask, num, beta)
+    return mean_over_sets(_each_set(z, mask, num, beta), num)
 
 
-def _mean_over_sets(z, mask, num, beta):
+def _each_set(z, mask, num, beta):
+    """T [...] of each set of z [..., N, D] at its own width beta [...]."""
     mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
     weight = mask / jnp.maximum(num, 1.0)[..., None]  # [..., N]
     statistic = _bhep
     for _ in num.shape:
         statistic = jax.vmap(statistic)
-    return jnp.mean(jnp.where(num > 0, statistic(z, weight.astype(z.dtype), beta), 0.0))
+    return statistic(z, weight.astype(z.dtype), beta)
 
 
 def _bhep(z, weight, beta):
     """T [] of the rows of z [N, D] with weights [N] that sum to 1."""
     dim, square = z.shape[-1], jnp.square(beta)
-    centred = z - _matmul(weight, z)[None]  # distances do not change, and the squares below cancel less
+    centred = z - matmul(weight, z)[None]  # distances do not change, and the squares below cancel less
     norm = jnp.sum(jnp.square(centred), axis=-1)
-    distance = norm[:, None] + norm[None] - 2.0 * _matmul(centred, centred.T)
+    distance = norm[:, None] + norm[None] - 2.0 * matmul(centred, centred.T)
     kernel = jnp.where(jnp.eye(len(z), dtype=bool), 1.0, jnp.exp(-0.5 * square * distance))  # exact on the diagonal
-    pairs = _matmul(weight, _matmul(kernel, weight))
-    origin = _matmul(weight, jnp.exp(-0.5 * square / (1.0 + square) * jnp.sum(jnp.square(z), axis=-1)))
+    pairs = matmul(weight, matmul(kernel, weight))
+    origin = matmul(weight, jnp.exp(-0.5 * square / (1.0 + square) * jnp.sum(jnp.square(z), axis=-1)))
     cross = jnp.exp(-0.5 * dim * jnp.log1p(square)) * origin
     return pairs - 2.0 * cross + jnp.exp(-0.5 * dim * jnp.log1p(2.0 * square))

@@ -18,6 +18,7 @@ import math
 
 import jax.numpy as jnp
 
+from jepa.precision import wide
 from jepa.types import Array
 
 
@@ -37,7 +38,7 @@ def norm_anchor(z: Array, *, target: float | None = None, relative: bool = False
         target = math.sqrt(z.shape[-1])
     if not target > 0:
         raise ValueError(f"target must be positive, the norm that embeddings are held to, got {target}")
-    excess = _norm(jnp.asarray(z, jnp.result_type(z, jnp.float32))) - target
+    excess = _norm(wide(z)) - target
     return jnp.square(excess / target if relative else excess)
 
 

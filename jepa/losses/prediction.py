@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jepa.precision import wide
 from jepa.types import Array
 
 
@@ -18,7 +19,7 @@ def unit(x: Array, *, eps: float = 1e-6) -> Array:
 
     `x / max(|x|, eps)` would have a NaN gradient at zero, where the norm has none.
     """
-    x = _wide(x)
+    x = wide(x)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
@@ -88,18 +89,13 @@ def view_invariance(projections: Array, num_global: int) -> Array:
     num_views = projections.shape[-2]
     if not 1 <= num_global <= num_views:
         raise ValueError(f"num_global must be between 1 and the number of views {num_views}, got {num_global}")
-    z = _wide(projections)  # [B, V, D]
+    z = wide(projections)  # [B, V, D]
     mu = jnp.mean(z[..., :num_global, :], axis=-2, keepdims=True)  # [B, 1, D]
     return jnp.mean(jnp.square(mu - z), axis=(-2, -1))
-
-
-def _wide(x: Array) -> Array:
-    """x in float32, or in float64 if it is that."""
-    return jnp.asarray(x, jnp.result_type(x, jnp.float32))
 
 
 def _paired(predicted: Array, target: Array) -> tuple[Array, Array]:
     """Both in float32 at least, and of one shape: two that differ would broadcast silently."""
     if predicted.shape != target.shape:
         raise ValueError(f"predicted and target must have one shape, got {predicted.shape} and {target.shape}")
-    return _wide(predicted), _wide(target)
+    return wide(predicted), wide(target)

@@ -15,10 +15,13 @@ by their mean over pairs; here they are squared, and compared by squared error i
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepa.precision import einsum, wide
 from jepa.types import Array
 
 NORMALIZATIONS = ("mean", "variance", "none")
@@ -41,7 +44,7 @@ def relations(
     Float32 at least. Raises ValueError when normalize is unknown or the shapes do not fit.
     """
     _check(tokens, mask, adjacency, normalize)
-    x = jnp.where(mask[..., None], tokens, 0).astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    x = wide(jnp.where(mask[..., None], tokens, 0))
     other = jnp.broadcast_to(~np.eye(mask.shape[-1], dtype=bool), (*mask.shape, mask.shape[-1]))
     real = mask[..., :, None] & mask[..., None, :] & other
     pairs = real if adjacency is None else real & (adjacency | jnp.swapaxes(adjacency, -1, -2))
@@ -73,20 +76,23 @@ def relational(
     return _masked_mean(jnp.square(r_predicted - r_target), pairs)
 
 
-def relation_quantiles(
+def distance_quantiles(
     tokens: Array, mask: Array, *, adjacency: Array | None = None, normalize: str = "mean", num_levels: int = 16
-) -> Array:
-    """The quantile function of R over the pairs that count, at levels (l + 1/2) / L. [..., N, D], [..., N] -> [..., L].
+) -> tuple[Array, Array]:
+    """The quantile function of R over the pairs that count, at levels (l + 1/2) / L, and whether there are any pairs.
+
+    [..., N, D], [..., N] -> [..., L], bool [...]; the quantiles are zeros where no pair counts.
 
     It ignores the order of tokens, and compares grids with different numbers of them. The i-th smallest of n values
     sits at level (i + 1/2) / n, with straight lines between and the extreme values beyond (Hazen, 1914), so that
     with n = L the quantiles are the sorted values, and the mean squared difference of two such functions is the
-    squared 2-Wasserstein distance between the two sets of distances. Zeros where no pair counts.
+    squared 2-Wasserstein distance between the two sets of distances.
 
     Each quantile is a mean of at most two distances: only those receive its gradient. Errors as in `relations`, and a
     ValueError when num_levels < 1.
     """
-    return _quantiles(*relations(tokens, mask, adjacency=adjacency, normalize=normalize), num_levels)
+    distances, pairs = relations(tokens, mask, adjacency=adjacency, normalize=normalize)
+    return _quantiles(distances, pairs, num_levels), jnp.any(pairs, axis=(-2, -1))
 
 
 def relational_quantiles(
@@ -107,21 +113,19 @@ def relational_quantiles(
     (Q(context_t) - M)^2. A frame without a pair that counts is left out of the means over t; cross is 0 where the
     target, or every frame, is such a grid. Gradients flow into context and target.
 
-    Raises ValueError as `relation_quantiles`, and when context and target are not [B, T, N, D] and [B, N', D'].
+    Raises ValueError as `distance_quantiles`, and when context and target are not [B, T, N, D] and [B, N', D'].
     """
     if context.ndim != 4 or target.ndim != 3 or context.shape[0] != target.shape[0]:
         raise ValueError(
             f"context must be [B, T, N, D] and target [B, N, D] with one B, got {context.shape} and {target.shape}"
         )
-    r_context, context_pairs = relations(context, context_mask, adjacency=context_adjacency, normalize=normalize)
-    r_target, target_pairs = relations(target, target_mask, adjacency=target_adjacency, normalize=normalize)
-    q_context = _quantiles(r_context, context_pairs, num_levels)  # [B, T, L]
-    q_target = _quantiles(r_target, target_pairs, num_levels)  # [B, L]
+    quantiles = functools.partial(distance_quantiles, normalize=normalize, num_levels=num_levels)
+    q_context, counts = quantiles(context, context_mask, adjacency=context_adjacency)  # [B, T, L], [B, T]
+    q_target, target_counts = quantiles(target, target_mask, adjacency=target_adjacency)  # [B, L], [B]
 
-    counts = jnp.any(context_pairs, axis=(-2, -1))  # [B, T]
     share = counts.astype(q_context.dtype) / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1)
     mean = jnp.sum(share[..., None] * q_context, axis=1)  # [B, L]
-    comparable = jnp.any(counts, axis=1) & jnp.any(target_pairs, axis=(-2, -1))  # [B]
+    comparable = jnp.any(counts, axis=1) & target_counts  # [B]
     cross_loss = jnp.where(comparable, jnp.mean(jnp.square(mean - q_target), axis=-1), 0.0)
     self_loss = jnp.sum(share * jnp.mean(jnp.square(q_context - mean[:, None]), axis=-1), axis=1)
     return cross_loss, self_loss
@@ -164,7 +168,7 @@ def _squared_distances_jvp(primals, tangents):
     mean = jnp.sum(x, axis=-2, keepdims=True) / jnp.maximum(jnp.sum(mask, axis=-1), 1)[..., None, None]
     centred = jnp.where(mask[..., None], x - mean, 0.0)  # distances ignore the mean; rounding does not
     own = jnp.sum(centred * dx, axis=-1)
-    crossed = jnp.einsum("...id,...jd->...ij", centred, dx, precision=jax.lax.Precision.HIGHEST)
+    crossed = einsum("...id,...jd->...ij", centred, dx)
     tangent = own[..., :, None] + own[..., None, :] - crossed - jnp.swapaxes(crossed, -1, -2)
     return _squared_distances(x, mask), 2.0 * tangent
 

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jepa.precision import matmul
 from jepa.types import Array
 
 TILE = 2**18  # projections worked on at a time: a handful of arrays of this size should fit the cache
@@ -106,19 +107,17 @@ def _epps_pulley_fwd(z, directions, num_real, num_knots, t_max, tile):
 
 def _epps_pulley_bwd(num_knots, t_max, tile, residuals, cotangent):
     z, directions, gradient = residuals  # [N, D], [D, M], [M, N]
-    dz = _matmul(directions * cotangent[None], gradient)  # [D, N]
-    ddirections = _matmul(gradient, z) * cotangent[:, None]  # [M, D]
+    dz = matmul(directions * cotangent[None], gradient)  # [D, N]
+    ddirections = matmul(gradient, z) * cotangent[:, None]  # [M, D]
     return dz.T, ddirections.T, jnp.float32(0.0)
 
 
 _epps_pulley.defvjp(_epps_pulley_fwd, _epps_pulley_bwd)
 
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
 
 def _project(z, directions):
     """u [M, N], samples last so that sums over them run along contiguous memory."""
-    return _matmul(directions.T, z.T)
+    return matmul(directions.T, z.T)
 
 
 def _statistic(u, *, num_real, num_knots, t_max):

@@ -1,7 +1,8 @@
 """Univariate tests of N(0, 1), plugged into the sliced regulariser of LeJEPA, arXiv:2511.08544.
 
-A statistic takes projections u [..., N, M] to [..., M], along the sample axis -2. It tests against N(0, 1) itself, not
-against some Gaussian: u is neither centred nor standardised, so a wrong mean or scale is a misfit like any other.
+A statistic takes projections u [..., N, M] to [..., M], along the sample axis -2; Epps-Pulley's, which has a mask and a
+gradient of its own, is `jepa.losses.sigreg.sigreg_along`. It tests against N(0, 1) itself, not against some Gaussian: u
+is neither centred nor standardised, so a wrong mean or scale is a misfit like any other.
 
     statistic          grows as   far from N(0, 1)                             all samples at one point
     epps_pulley        N          bounded gradient, from bounded functions     one gradient for all: never spread
@@ -21,7 +22,6 @@ moments do not determine a distribution (`jarque_bera`, `moments`), and sorting 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -30,9 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa.losses.sigreg import random_directions, sigreg_along
+from jepa.precision import matmul, wide
 from jepa.types import Array
-
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def sliced(
@@ -82,15 +81,9 @@ def sliced_along(
         return value / jnp.maximum(jnp.sum(mask, axis=-1, dtype=value.dtype), 1.0)[..., None]
     if mask is not None:
         raise ValueError(f"a mask needs the statistic 'epps_pulley'; {statistic!r} takes every row as real")
-    z = _real(embeddings)
-    value = STATISTICS[statistic](_matmul(z, directions.astype(z.dtype)))
+    z = wide(embeddings)
+    value = PROJECTED[statistic](matmul(z, directions.astype(z.dtype)))
     return value / num if statistic in EXTENSIVE else value
-
-
-def epps_pulley(u: Array, *, num_knots: int = 17, t_max: float = 3.0) -> Array:
-    """`jepa.losses.sigreg` of numbers already projected. [..., N, M] -> float32 [..., M]. Grows as N."""
-    alone = jnp.swapaxes(u, -1, -2)[..., None]  # [..., M, N, 1]: a set of one dimension for each projection
-    return sigreg_along(alone, jnp.ones((1, 1)), num_knots=num_knots, t_max=t_max)[..., 0]
 
 
 def anderson_darling(u: Array) -> Array:
@@ -137,7 +130,7 @@ def jarque_bera(u: Array, *, eps: float = 1e-8) -> Array:
     Where v < eps it is divided by eps instead: constant u has a finite value, N m^2 / eps, and a finite gradient,
     huge unless m = 0. Source: LeJEPA, arXiv:2511.08544; Jarque and Bera, Economics Letters 6, 1980.
     """
-    u = _real(u)
+    u = wide(u)
     num = u.shape[-2]
     mean = jnp.mean(u, axis=-2)
     d = u - mean[..., None, :]
@@ -156,7 +149,7 @@ def moments(u: Array, *, k_max: int = 4) -> Array:
     Does not grow with N; of the order of 1 / sqrt(N) under the null. The absolute value keeps a gradient of constant
     size up to the zero of each term. Source: LeJEPA, arXiv:2511.08544; its weights are kept, that of the mean included.
     """
-    u = _real(u)
+    u = wide(u)
     total = jnp.abs(jnp.mean(u, axis=-2))
     for k in range(2, k_max + 1):
         expected = math.prod(range(k - 1, 0, -2)) if k % 2 == 0 else 0  # (k - 1)!!
@@ -164,19 +157,15 @@ def moments(u: Array, *, k_max: int = 4) -> Array:
     return total
 
 
-STATISTICS: dict[str, Callable[[Array], Array]] = {
-    "epps_pulley": epps_pulley,
+PROJECTED: dict[str, Callable[[Array], Array]] = {
     "anderson_darling": anderson_darling,
     "cramer_von_mises": cramer_von_mises,
     "watson": watson,
     "jarque_bera": jarque_bera,
     "moments": moments,
 }
+STATISTICS = ("epps_pulley", *PROJECTED)  # the first is `sigreg_along`, which projects for itself, a tile at a time
 EXTENSIVE = ("epps_pulley", "anderson_darling", "jarque_bera")  # grow as N under misfit
-
-
-def _real(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _in_order(u):
@@ -184,7 +173,7 @@ def _in_order(u):
     float64 [..., N, 1]."""
     num = u.shape[-2]
     p = (np.arange(num) + 0.5) / num
-    return jnp.sort(_real(u), axis=-2), p.reshape(*(1 for _ in u.shape[:-2]), num, 1)
+    return jnp.sort(wide(u), axis=-2), p.reshape(*(1 for _ in u.shape[:-2]), num, 1)
 
 
 @jax.custom_jvp

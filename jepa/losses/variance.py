@@ -15,15 +15,13 @@ sorting breaks the tie; the others, being smooth and symmetric, cannot tell the 
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from jepa.losses._sets import mean_over_sets, real_rows
 from jepa.losses.sigreg import random_directions
+from jepa.precision import einsum
 from jepa.types import Array
-
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def vicreg_variance(
@@ -37,7 +35,7 @@ def vicreg_variance(
     del key
     centred, _, num = _centre(embeddings, mask)
     std = jnp.sqrt(_variance(centred, num) + eps)  # [..., D]
-    return _mean_over_sets(jnp.mean(jax.nn.relu(target_std - std), axis=-1), num)
+    return mean_over_sets(jnp.mean(jax.nn.relu(target_std - std), axis=-1), num)
 
 
 def vicreg_covariance(embeddings: Array, key: Array, *, mask: Array | None = None) -> Array:
@@ -50,7 +48,7 @@ def vicreg_covariance(embeddings: Array, key: Array, *, mask: Array | None = Non
     centred, _, num = _centre(embeddings, mask)
     dim = centred.shape[-1]
     off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0.0, _covariance(centred, num))
-    return _mean_over_sets(jnp.sum(jnp.square(off_diagonal), axis=(-2, -1)) / max(1, dim * (dim - 1)), num)
+    return mean_over_sets(jnp.sum(jnp.square(off_diagonal), axis=(-2, -1)) / max(1, dim * (dim - 1)), num)
 
 
 def weak_sigreg(embeddings: Array, key: Array, *, mask: Array | None = None, sketch_dim: int = 64) -> Array:
@@ -75,7 +73,7 @@ def weak_sigreg_along(embeddings: Array, sketch: Array | None, *, mask: Array | 
     """
     z, _, num = _centre(embeddings, mask)
     if sketch is not None:
-        z = _einsum("...nd,dk->...nk", z, sketch.astype(z.dtype))
+        z = einsum("...nd,dk->...nk", z, sketch.astype(z.dtype))
     cov = _covariance(z, num)
     excess = jnp.where(jnp.eye(cov.shape[-1], dtype=bool), cov - 1.0, cov)
     square = jnp.sum(jnp.square(excess), axis=(-2, -1))
@@ -115,7 +113,7 @@ def visreg_along(embeddings: Array, directions: Array, *, mask: Array | None = N
     scale = jnp.mean(jnp.square(1.0 - std), axis=-1)
 
     standard = z / jax.lax.stop_gradient(std)[..., None, :]
-    s = _einsum("dm,...nd->...mn", directions.astype(z.dtype), standard)  # [..., M, N]
+    s = einsum("dm,...nd->...mn", directions.astype(z.dtype), standard)  # [..., M, N]
     if mask is not None:
         s = jnp.where(mask[..., None, :], s, jnp.inf)  # to the end of the order, where no quantile waits
     rank = jnp.broadcast_to(jnp.arange(1, z.shape[-2] + 1, dtype=z.dtype), z.shape[:-1])  # [..., N]
@@ -124,19 +122,6 @@ def visreg_along(embeddings: Array, directions: Array, *, mask: Array | None = N
     error = jnp.where(real[..., None, :], jnp.sort(s, axis=-1) - quantile[..., None, :], 0.0)
     shape = jnp.mean(jnp.sum(jnp.square(error), axis=-1), axis=-1) / jnp.maximum(num, 1.0)
     return jnp.where(num > 0, centre + scale + shape, 0.0)
-
-
-def real_rows(embeddings: Array, mask: Array | None) -> tuple[Array, Array]:
-    """Embeddings [..., N, D] in float32 or wider, 0 at masked rows whatever they held, and the number of others [...].
-
-    Raises ValueError when mask has another shape than [..., N].
-    """
-    z = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-    if mask is None:
-        return z, jnp.full(z.shape[:-2], z.shape[-2], z.dtype)
-    if mask.shape != embeddings.shape[:-1]:
-        raise ValueError(f"mask must have the shape {embeddings.shape[:-1]} of the rows, got {mask.shape}")
-    return jnp.where(mask[..., None], z, 0.0), jnp.sum(mask, axis=-1, dtype=z.dtype)
 
 
 def _centre(embeddings, mask):
@@ -152,8 +137,4 @@ def _variance(centred, num):
 
 
 def _covariance(centred, num):
-    return _einsum("...nd,...ne->...de", centred, centred) / jnp.maximum(num - 1.0, 1.0)[..., None, None]
-
-
-def _mean_over_sets(value, num):
-    return jnp.mean(jnp.where(num > 0, value, 0.0))
+    return einsum("...nd,...ne->...de", centred, centred) / jnp.maximum(num - 1.0, 1.0)[..., None, None]

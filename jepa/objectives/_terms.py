@@ -16,10 +16,10 @@ from jepa.types import Array
 
 
 class Term(NamedTuple):
-    """A term: its kind ("latent", "external" or "regulariser"), and its value from what the heads gave, and a key.
+    """A term: its kind ("latent", "external" or "regulariser"), and its value from the outputs of the heads and a key.
 
-    What the heads gave is a NamedTuple of the objective's own. Its field `z` [S, B, P] holds the embeddings of S time
-    steps or views, each a sample of its own.
+    The outputs are a NamedTuple of the objective's own. Its field `z` [S, B, P] holds the embeddings of S time steps or
+    views, each a sample of its own.
     """
 
     kind: str
@@ -30,9 +30,9 @@ def kinds(terms: Mapping[str, Term]) -> dict[str, str]:
     return {name: term.kind for name, term in terms.items()}
 
 
-def values(terms: Mapping[str, Term], seen: Any, key: Array) -> dict[str, Array]:
+def values(terms: Mapping[str, Term], heads: Any, key: Array) -> dict[str, Array]:
     """Every term, float32 []. Those whose weight is None are traced, but nothing uses them and none is compiled."""
-    return {name: term.value(seen, key) for name, term in terms.items()}
+    return {name: term.value(heads, key) for name, term in terms.items()}
 
 
 def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: float) -> dict[str, Term]:
@@ -44,7 +44,7 @@ def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: floa
         raise ValueError(f"objective.statistic is {statistic!r}: {nearest(statistic, STATISTICS)}")
 
     def of_embeddings(function: Callable, **options: Any) -> Term:
-        return Term("regulariser", lambda seen, key: function(seen.z, key, **options))
+        return Term("regulariser", lambda heads, key: function(heads.z, key, **options))
 
     return {
         "sigreg": of_embeddings(sliced, statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
@@ -52,7 +52,7 @@ def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: floa
         "visreg": of_embeddings(visreg, num_slices=num_slices),
         "vicreg_variance": of_embeddings(vicreg_variance),
         "vicreg_covariance": of_embeddings(vicreg_covariance),
-        # Wider kernels (Henze and Zirkler's among them) see no pair of a hundred dimensions, and have no gradient.
-        "bhep": Term("regulariser", lambda seen, key: bhep(seen.z, key, beta=seen.z.shape[-1] ** -0.5)),
-        "norm_anchor": Term("regulariser", lambda seen, key: jnp.mean(norm_anchor(seen.z, relative=True))),
+        # Narrower kernels (Henze and Zirkler's among them) see no pair of a hundred dimensions: no gradient.
+        "bhep": Term("regulariser", lambda heads, key: bhep(heads.z, key, beta=heads.z.shape[-1] ** -0.5)),
+        "norm_anchor": Term("regulariser", lambda heads, key: jnp.mean(norm_anchor(heads.z, relative=True))),
     }

@@ -10,6 +10,7 @@ of the target, agreement under symmetries, Gaussian or anchored embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +18,15 @@ import jax.numpy as jnp
 
 from jepa import predictors, tables
 from jepa.losses.infonce import QueueState, infonce, infonce_candidates, queue_init, queue_push, temperature
-from jepa.losses.invariance import invariance, moved
+from jepa.losses.invariance import STOP_GRADIENT, invariance, moved
 from jepa.losses.prediction import normalized_error, unit
-from jepa.losses.relational import relational_quantiles
+from jepa.losses.relational import NORMALIZATIONS, relational_quantiles
 from jepa.modules import Mlp
 from jepa.objectives._terms import Term, kinds, regularisers, values
 from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
 
 PAIRS = ("all", "contact")
+GROUP = ("d4", "palette", "translation")
 
 
 class Latents(NamedTuple):
@@ -37,7 +39,7 @@ class Latents(NamedTuple):
     negatives: Array | None  # [B, K, P] unit rows, of the teacher, where the batch brings any
 
 
-class Seen(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What the terms are functions of."""
 
     z: Array  # [T, B, D]: context embeddings by time step
@@ -53,9 +55,45 @@ class State(NamedTuple):
     queue: QueueState
 
 
-def contacts(observation: PyTree) -> Array:
-    """Which objects of an object table touch, bool [..., N, N]."""
-    return tables.edge_features(observation)[..., tables.EDGE_NAMES.index("contact")] > 0
+def relations(latents: Latents, batch: Batch, pairs: str, normalize: str) -> tuple[Array, Array]:
+    """Relations of the context's tokens against the target's, and of its frames against each other; [B] twice."""
+    tokens = (latents.context.tokens, latents.context.mask, latents.target.tokens, latents.target.mask)
+    if pairs == "all":
+        return relational_quantiles(*tokens, normalize=normalize)
+    context, target = tables.contacts(batch.context), tables.contacts(batch.target)
+    return relational_quantiles(*tokens, context_adjacency=context, target_adjacency=target, normalize=normalize)
+
+
+def make_terms(invariance_stop_gradient: str, **sigreg: Any) -> dict[str, Term]:
+    """The ledger; `sigreg` are the options of `regularisers`."""
+
+    def agreement(heads: HeadOutputs, key: Array) -> Array:
+        return jnp.mean(invariance(heads.z[-1], heads.moved, stop_gradient=invariance_stop_gradient))
+
+    return {
+        "infonce": Term("latent", lambda heads, key: jnp.mean(heads.contrast)),
+        "prediction": Term("latent", lambda heads, key: jnp.mean(heads.error)),
+        "relational": Term("latent", lambda heads, key: jnp.mean(heads.relations[0])),
+        "relational_context": Term("latent", lambda heads, key: jnp.mean(heads.relations[1])),
+        "invariance": Term("latent", agreement),
+        **regularisers(**sigreg),
+    }
+
+
+def check_options(queue_size: int, tau: Sequence[float], group: Sequence[str], choices: Mapping[str, tuple]) -> None:
+    """Raises ValueError naming the option that is out of its range."""
+    low, first, high = tau
+    if not 0 < low <= first <= high:
+        raise ValueError(
+            f"objective.tau {first} must lie between tau_min {low} and tau_max {high}, and all of them above 0"
+        )
+    if queue_size < 1:
+        raise ValueError(f"objective.queue_size is {queue_size}; it must be at least 1")
+    if not set(group) <= set(GROUP):
+        raise ValueError(f"objective.invariance_group is {group}; its members must be among {list(GROUP)}")
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"objective.{name} is {value!r}; it must be one of {list(known)}")
 
 
 def build(
@@ -75,6 +113,7 @@ def build(
     symmetric: bool = False,
     relation_pairs: str = "all",
     relation_normalize: str = "mean",
+    invariance_group: tuple[str, ...] = GROUP,
     invariance_stop_gradient: str = "original",
     statistic: str = "epps_pulley",
     num_slices: int = 1024,
@@ -88,14 +127,18 @@ def build(
     "tokens" as in `lejepa`. tau, tau_min, tau_max: the first temperature, which is learned, and its bounds.
     symmetric: also tell the anchor of a target from the batch's other anchors.
     relation_pairs: relations of "all" pairs of tokens, or of objects in "contact". relation_normalize: as in
-    `jepa.losses.relational`. invariance_stop_gradient: as in `jepa.losses.invariance`.
+    `jepa.losses.relational`. invariance_group, invariance_stop_gradient: what the last context grid is moved by for
+    the term `invariance`, and the side that is held constant, as in `jepa.losses.invariance`.
+    Raises ValueError naming the option that does not fit.
     """
-    if not 0 < tau_min <= tau <= tau_max:
-        raise ValueError(
-            f"objective.tau {tau} must lie between tau_min {tau_min} and tau_max {tau_max}, and all above 0"
-        )
-    if relation_pairs not in PAIRS:
-        raise ValueError(f"objective.relation_pairs is {relation_pairs!r}; it must be one of {list(PAIRS)}")
+    choices = {
+        "relation_pairs": (relation_pairs, PAIRS),
+        "relation_normalize": (relation_normalize, NORMALIZATIONS),
+        "invariance_stop_gradient": (invariance_stop_gradient, STOP_GRADIENT),
+    }
+    check_options(queue_size, (tau_min, tau, tau_max), invariance_group, choices)
+    sigreg = dict(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
+    terms = make_terms(invariance_stop_gradient, **sigreg)
     predictor_module = predictors.build(
         predictor,
         dim=predictor_dim,
@@ -106,16 +149,6 @@ def build(
         compute_dtype=compute_dtype,
     )
     projector_module = Mlp((2 * projector_dim, projector_dim))
-    terms = {
-        "infonce": Term("latent", lambda seen, key: jnp.mean(seen.contrast)),
-        "prediction": Term("latent", lambda seen, key: jnp.mean(seen.error)),
-        "relational": Term("latent", lambda seen, key: jnp.mean(seen.relations[0])),
-        "relational_context": Term("latent", lambda seen, key: jnp.mean(seen.relations[1])),
-        "invariance": Term("latent", lambda seen, key: jnp.mean(
-            invariance(seen.z[-1], seen.moved, stop_gradient=invariance_stop_gradient)
-        )),
-        **regularisers(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
-    }  # fmt: skip
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
         return encoder.apply(params["trunk"]["encoder"], observation)
@@ -152,26 +185,20 @@ def build(
         if batch.negatives is not None:
             negatives = project(target_params, encode(target_params, state, batch.negatives).pooled)
         teacher = (target, project(target_params, target.pooled), negatives)
-        online = (encode(params, state, batch.context), encode(params, state, moved(last, key)))
+        elsewhere = moved(last, key, **{name: name in invariance_group for name in GROUP})
+        online = (encode(params, state, batch.context), encode(params, state, elsewhere))
         return Latents(*online, *jax.lax.stop_gradient(teacher)), state
-
-    def relations(latents: Latents, batch: Batch) -> tuple[Array, Array]:
-        adjacency: dict[str, Any] = {}
-        if relation_pairs == "contact":
-            adjacency = dict(context_adjacency=contacts(batch.context), target_adjacency=contacts(batch.target))
-        tokens = (latents.context.tokens, latents.context.mask, latents.target.tokens, latents.target.mask)
-        return relational_quantiles(*tokens, normalize=relation_normalize, **adjacency)
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z_hat = forward(params, latents.context)  # [B, D]
         anchors = project(params, z_hat)  # [B, P]
-        log_tau = params["heads"]["log_tau"]
-        tau = temperature(log_tau, low=tau_min, high=tau_max)
+        free_tau = jnp.exp(params["heads"]["log_tau"])
+        tau = temperature(params["heads"]["log_tau"], low=tau_min, high=tau_max)
         contrast, contrast_metrics = infonce(
             anchors, latents.positives, batch.ids, state.queue, tau=tau, symmetric=symmetric
         )
         metrics = {f"infonce/{name}": value for name, value in contrast_metrics.items()}
-        metrics["infonce/tau_clamped"] = jnp.float32(jnp.exp(log_tau) != tau)
+        metrics["infonce/tau_clamped"] = jnp.float32((free_tau < tau_min) | (free_tau > tau_max))
 
         copied = normalized_error(project(params, latents.context.pooled[:, -1]), latents.positives)
         examples = {"prediction": normalized_error(anchors, latents.positives), "copy": copied}
@@ -181,12 +208,12 @@ def build(
             examples |= dict(zip(("listed/infonce", "listed/chance", "listed/accuracy"), listed, strict=True))
 
         pooled = latents.context.pooled  # [B, T, D]
-        seen = Seen(
-            jnp.swapaxes(pooled, 0, 1),
-            latents.moved.pooled,
-            examples["prediction"],
-            contrast,
-            relations(latents, batch),
+        heads = HeadOutputs(
+            z=jnp.swapaxes(pooled, 0, 1),
+            moved=latents.moved.pooled,
+            error=examples["prediction"],
+            contrast=contrast,
+            relations=relations(latents, batch, relation_pairs, relation_normalize),
         )
         embeddings = {
             "context": pooled.reshape(-1, pooled.shape[-1]),
@@ -195,6 +222,6 @@ def build(
             "projected": anchors,
         }
         state = State(queue_push(state.queue, latents.positives, batch.ids))
-        return LossOutput(values(terms, seen, key), metrics, state, embeddings, examples)
+        return LossOutput(values(terms, heads, key), metrics, state, embeddings, examples)
 
     return Objective(init, trunk, loss, encode, project, predict, kinds(terms))

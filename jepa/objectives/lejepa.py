@@ -21,7 +21,7 @@ from jepa.registry import nearest
 from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
 
 
-class Seen(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What the terms are functions of."""
 
     z: Array  # [S, B, P]: embeddings by time step, context and target, or by view
@@ -82,7 +82,7 @@ def build(
         compute_dtype=compute_dtype,
     )
     terms = {
-        "prediction": Term("latent", lambda seen, key: jnp.mean(seen.error)),
+        "prediction": Term("latent", lambda heads, key: jnp.mean(heads.error)),
         **regularisers(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
     }
     projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
@@ -154,7 +154,7 @@ def build(
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
         # Each time step or view is a sample of its own: flattening them would multiply the target (see sigreg).
-        ledger = values(terms, Seen(jnp.swapaxes(z, 0, 1), examples["prediction"]), key)
+        ledger = values(terms, HeadOutputs(jnp.swapaxes(z, 0, 1), examples["prediction"]), key)
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.shape[0]
         return LossOutput(ledger, metrics, state, embeddings, examples)
