@@ -192,6 +192,7 @@ def test_the_tokens_of_the_context_may_predict_too_and_relations_may_be_those_of
     assert abs(float(jnp.mean(relational_quantiles(*tokens)[0])) / float(out.terms["relational"]) - 1) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_contrast_may_be_symmetric_and_the_predictor_without_parameters():
     options = {"objective.symmetric": True, "objective.context": "mean", "objective.relation_normalize": "none"}
     parts, state = built(**options)
