@@ -7,7 +7,8 @@
 projection 256 (LeJEPA's at most the batch), queue 8192, 16 objects, context 3. A term costs what a step saves
 that leaves it out; the loss side costs what a step saves that leaves out all of them but the prediction error. The
 encoder matmuls are those of the encoders' forward and backward pass, each timed alone and multiplied by how often it
-occurs. Steps are timed in turn, so that other work on the machine falls on all alike; times are medians of their calls.
+occurs. Steps are timed in turn, so that other work on the machine falls on all alike; times are medians, and what a
+term costs is the median difference of one round, with its quartiles.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ def cropped(observation):
     return observation | by_token | {"edges": jnp.take(by_token["edges"], kept, axis + 1)}
 
 
-def timed(calls: dict[str, Callable], repetitions: int) -> dict[str, float]:
-    """Median seconds of each call, all called in turn; a first round warms up."""
+def timed(calls: dict[str, Callable], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each call, round by round, all called in turn; a first round warms up."""
     seconds = {name: [] for name in calls}
     for _ in range(repetitions + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 def matmuls(jaxpr) -> collections.Counter:
@@ -82,7 +83,7 @@ def matmul_seconds(found: collections.Counter, repetitions: int) -> float:
 
     calls = {key: call(*key) for key in found}
     seconds = timed(calls, repetitions)
-    return sum(count * seconds[key] for key, count in found.items())
+    return sum(count * statistics.median(seconds[key]) for key, count in found.items())
 
 
 def measure(name: str, options: argparse.Namespace) -> None:
@@ -116,21 +117,22 @@ def measure(name: str, options: argparse.Namespace) -> None:
     compiled = {label: compiled_step(off) for label, off in steps.items()}
     calls = {label: (lambda program=program: program(run, batch)) for label, program in compiled.items()}
     encoder = jax.jit(jax.value_and_grad(encoders)).lower(run.params, run.target_params).compile()
-    seconds = timed(calls | {"encoders": lambda: encoder(run.params, run.target_params)}, options.repetitions)
+    rounds = timed(calls | {"encoders": lambda: encoder(run.params, run.target_params)}, options.repetitions)
 
     program = jax.make_jaxpr(jax.value_and_grad(encoders))(run.params, run.target_params)
     in_matmuls = matmul_seconds(matmuls(program.jaxpr), options.repetitions)
 
-    whole = seconds["whole"]
+    whole, encoding = (statistics.median(rounds[label]) for label in ("whole", "encoders"))
     memory = compiled["whole"].memory_analysis().temp_size_in_bytes / 2**20
     rate = options.batch_size / whole
     print(f"\n## {name}: {rate:.1f} samples/s, {1e3 * whole:.0f} ms, {memory:.0f} MiB of temporaries\n")
     print("| | ms | share of the step |\n|---|---|---|")
-    rows = {label: whole - seconds[label] for label in without}
-    rows["the loss side together"] = whole - seconds["without the loss side"]
-    for label, cost in rows.items():
-        print(f"| {label.removeprefix('without ')} | {1e3 * cost:.1f} | {cost / whole:.1%} |")
-    print(f"| encoders, forward and backward | {1e3 * seconds['encoders']:.1f} | {seconds['encoders'] / whole:.1%} |")
+    for label in (*without, "without the loss side"):
+        saved = [a - b for a, b in zip(rounds["whole"], rounds[label], strict=True)]
+        low, cost, high = statistics.quantiles(saved, n=4)
+        interval = f"{cost / whole:.1%} ({low / whole:.1%} to {high / whole:.1%})"
+        print(f"| {label.removeprefix('without ')} | {1e3 * cost:.1f} | {interval} |")
+    print(f"| encoders, forward and backward | {1e3 * encoding:.1f} | {encoding / whole:.1%} |")
     print(f"| their matmuls alone | {1e3 * in_matmuls:.1f} | {in_matmuls / whole:.1%} |")
     print(f"| outside the encoder matmuls | {1e3 * (whole - in_matmuls):.1f} | {1 - in_matmuls / whole:.1%} |")
 
@@ -140,7 +142,7 @@ def main() -> None:
     parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--compute_dtype", default="float32")
-    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
     cli.select_platform(options.platform)
     device = jax.devices()[0].device_kind
