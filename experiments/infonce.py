@@ -130,23 +130,27 @@ def answer(summary: dict) -> str:
     grows = "grows" if all(run["rank"]["last"] > run["rank"]["first"] for run in course) else "does not always grow"
     shape = summary["embeddings"]["context"]
     listed = {
-        kind: f"{_seeds.cell(figure[f'val/{kind}/infonce'])} of {figure[f'val/{kind}/chance']['mean']:.3f}"
+        kind: f"{_seeds.cell(figure[f'val/{kind}/infonce'])} (chance {figure[f'val/{kind}/chance']['mean']:.3f})"
         for kind in KINDS
     }
-    verdicts = {name: [] for name in ("better", "worse", "not told apart")}
-    for probe, row in summary["against_lejepa"].items():
-        verdicts[row["infonce is"]].append(probe)
-    told = "; ".join(f"{name}: {', '.join(probes) or 'none'}" for name, probes in verdicts.items())
+    same_task, guess = figure["val/same_task/accuracy"], summary["trivial"]["same_task"]["a guess"]
+    told = []
+    for verdict in ("better", "worse", "not told apart"):
+        probes = [name for name, row in summary["against_lejepa"].items() if row["infonce is"] == verdict]
+        told.append(f"- {verdict}: {', '.join(probes) or 'none'}")
     return "\n".join(
         [
             f"In-batch InfoNCE on held-out tasks is {_seeds.cell(figure['val/infonce/in_batch'])}, {below} half of its",
-            f"chance, {chance:.3f}. Over negatives in the colours of the target it is {listed['palette_matched']};",
-            f"over the other outputs of the task, {listed['same_task']}: there it is no better than a guess where it",
-            "exceeds its chance. The scale-free relational term",
+            f"chance, {chance / 2:.3f}. Over negatives near the target in size and in its colours it is",
+            f"{listed['palette_matched']}; over the other outputs of the task, {listed['same_task']}, with an accuracy of",
+            f"{_seeds.cell(same_task)} where a guess has {guess:.3f}: no rule is told from another by it, and the output",
+            "of the demonstration, which is in the context, is the likeliest mistake. The scale-free relational term",
             f"{bounded} twice its value at the end of the warm-up, while the effective rank of the context {grows}",
-            f"({ranks}). No dimension collapses: the smallest standard deviation of {_seeds.cell(shape['std_min'])}",
-            f"stands beside a mean of {_seeds.cell(shape['std'])}.\n",
-            f"Against LeJEPA over an encoder of as many layers, by 95 % Welch intervals over seeds: {told}.\n",
+            f"({ranks}). No dimension collapses: the smallest standard deviation is {_seeds.cell(shape['std_min'])}, the",
+            f"mean {_seeds.cell(shape['std'])}.\n",
+            "Against LeJEPA over an encoder of as many layers, by 95 % Welch intervals over seeds, it is\n",
+            "\n".join(told),
+            "",
             f"{_seeds.answer(summary)}.\n",
         ]
     )
