@@ -177,6 +177,7 @@ def test_a_term_without_a_weight_is_not_compiled_and_one_of_weight_zero_is():
         assert alone < min(reported, trained), term
 
 
+@pytest.mark.slow
 def test_the_tokens_of_the_context_may_predict_too_and_relations_may_be_those_of_objects_in_contact():
     parts, state = built(**{"objective.predictor": "tokens", "objective.relation_pairs": "contact"})
     state, batch = moved_teacher(state), batch_at(parts, 0)
@@ -228,6 +229,7 @@ def test_a_step_that_is_not_finite_leaves_queue_and_teacher_alone():
     assert int(after.health.skipped) == 1
 
 
+@pytest.mark.slow
 def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palette():
     parts, state = built(**{"data.num_negatives": 2})
     metrics = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)(state, 32)
