@@ -9,10 +9,10 @@ relational weights 0.025 (context to target) and 0.01 (within the context), batc
 after 1000 steps of warm-up. Its discrete codes, and a Gaussianity term on unit vectors, which no set of unit vectors
 can satisfy, are left out; its relational term, quartic in the scale of the embeddings, is scale-free here.
 
-Expected, over seeds 0 to 2, each in 6 minutes on two CPU cores: in-batch InfoNCE on held-out tasks 0.99 [0.54, 1.44],
-where chance is 4.85 (1.20 of 2.14 over grids near in size in the target's colours, 2.73 of 1.49 over other outputs of
-the task); relational term at most 1.4 times what it is at the end of the warm-up; effective rank 18 to 24 of 127;
-temperature at its lower bound. `python experiments/infonce.py` repeats it.
+Expected, over seeds 0 to 2, the quickest in 7 minutes on two CPU cores: in-batch InfoNCE on held-out tasks 0.99 [0.54,
+1.44], where chance is 4.85 (1.20 of 2.14 over grids near in size in the target's colours, 2.73 of 1.49 over other
+outputs of the task); relational term at most 1.4 times what it is at the end of the warm-up; effective rank 18 to 24
+of 127; temperature at its lower bound. `python experiments/infonce.py` repeats it.
 
 Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `production` (a GPU), `tokens` (predict from
 the tokens of all frames instead of aggregated embeddings).
