@@ -45,7 +45,10 @@ def get_config() -> ConfigDict:
 
     config.init_from = config_dict.placeholder(str)  # a run folder whose weights to start from ...
     config.init_parts = ("trunk",)  # ... and which of them
+    config.init_batches = 1  # from so many first batches codebooks and their statistics start
     config.freeze = ()  # parameter paths that do not train
+
+    config.quantizer = ConfigDict(dict(name="identity"))  # no discrete codes; configs/lejepa_codes.py has some
 
     config.probe = True  # evaluate frozen features at the end, with floors and controls
     return config

@@ -58,7 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.weights = ConfigDict(
         dict(infonce=1.0, relational=0.025, relational_context=0.01, sigreg=0.0)
         | base.off("prediction", "invariance", "weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance")
-        | base.off("bhep", "norm_anchor")
+        | base.off("bhep", "norm_anchor", "quantizer")
     )
 
     if "production" in words:

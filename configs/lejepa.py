@@ -60,7 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.weights = ConfigDict(
         dict(prediction=1.0, sigreg=10.0)
-        | base.off("weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
+        | base.off("weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor", "quantizer")
     )
 
     if "base" in words:

@@ -19,9 +19,14 @@ CONTROLS = ("randnet", "tables", "histogram", "pixels")
 def train(workdir: Path, *options: str) -> tuple[dict, dict]:
     """`probes.json` of a finished run, trained or resumed if it is not finished, and what it ran on."""
     subprocess.run([sys.executable, "-m", "jepa.main", f"--workdir={workdir}", *options], check=True)
+    return json.loads((workdir / "probes.json").read_text()), environment(workdir)
+
+
+def environment(workdir: Path) -> dict:
+    """What the last start of a run ran on."""
     start = json.loads((workdir / "environment.json").read_text())["starts"][-1]
     kept = ("python", "packages", "backend", "devices", "git", "digest")
-    return json.loads((workdir / "probes.json").read_text()), {name: start[name] for name in kept}
+    return {name: start[name] for name in kept}
 
 
 def over_seeds(values: list[float]) -> dict[str, float]:
@@ -36,6 +41,16 @@ def over_seeds(values: list[float]) -> dict[str, float]:
 def cell(value: dict[str, float]) -> str:
     interval = f" [{value['low']:.3f}, {value['high']:.3f}]" if "low" in value else ""
     return f"{value['mean']:.3f}{interval}"
+
+
+def versus(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Difference of the means over seeds, with its 95 % Welch interval."""
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return {"mean": float(np.mean(ours) - np.mean(theirs)), "low": float(interval.low), "high": float(interval.high)}
+
+
+def signed(value: dict[str, float]) -> str:
+    return f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import _seeds
 import numpy as np
-from scipy import stats
 
 from jepa import metrics, tables, train
 from jepa.main import load_config
@@ -92,12 +91,6 @@ def trivial(config: str) -> dict[str, dict[str, float]]:
     return scores
 
 
-def versus(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Difference of the means over seeds, with its 95 % Welch interval."""
-    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    return {"mean": float(np.mean(ours) - np.mean(theirs)), "low": float(interval.low), "high": float(interval.high)}
-
-
 def compare(ours: list[dict], theirs: list[dict]) -> dict[str, dict]:
     """Probe by probe: both embeddings of the contrastive runs against the pooled embedding of the others."""
 
@@ -108,16 +101,12 @@ def compare(ours: list[dict], theirs: list[dict]) -> dict[str, dict]:
     reference, compared = scores(theirs, "pooled"), {}
     for embedding in ("pooled", "projected"):
         for probe, values in scores(ours, embedding).items():
-            difference = versus(values, reference[probe])
+            difference = _seeds.versus(values, reference[probe])
             low, high = difference["low"], difference["high"]
             verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
             lejepa = _seeds.over_seeds(reference[probe])
             compared[f"{probe} ({embedding})"] = {"lejepa": lejepa, "difference": difference, "infonce is": verdict}
     return compared
-
-
-def signed(value: dict[str, float]) -> str:
-    return f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
 
 
 def answer(summary: dict) -> str:
@@ -200,7 +189,7 @@ def probe_tables(summary: dict, seeds: list[int]) -> list[str]:
         ours = summary["probes"][name]
         controls = [f"{ours['controls'][control]['score']:.3f}" for control in ("randnet", "tables")]
         cells = [_seeds.cell(value) for value in (ours["trained"], ours["untrained"], row["lejepa"])]
-        rows.append([name, *cells, *controls, signed(row["difference"]), row["infonce is"]])
+        rows.append([name, *cells, *controls, _seeds.signed(row["difference"]), row["infonce is"]])
     return [
         "## Probes beside LeJEPA's\n",
         "`projected` is the unit sphere on which the loss lives; LeJEPA has no projector, so both are compared with",

@@ -18,11 +18,12 @@ MAY_CHANGE = (
 )
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
-    *("init_from", "init_parts", "freeze", "data", "encoder", "objective", "weights", "optimizer"),
+    *("init_from", "init_parts", "init_batches", "freeze"),
+    *("data", "encoder", "quantizer", "objective", "weights", "optimizer"),
 )
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
-    *("checkpoint_every", "max_bad_steps"),
+    *("checkpoint_every", "max_bad_steps", "init_batches"),
 )
 
 

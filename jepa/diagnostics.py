@@ -123,3 +123,37 @@ def gaussianity(embeddings: Array, key: Array, *, num_slices: int = 256) -> dict
 def describe(embeddings: Array, key: Array) -> dict[str, Array]:
     """`spectrum`, `scale` and `gaussianity` of one set of embeddings [N, D], as one dict of float32 scalars."""
     return {**spectrum(embeddings), **scale(embeddings), **gaussianity(embeddings, key)}
+
+
+def code_usage(codes: Array, num_codes: int) -> dict[str, Array]:
+    """How a window of codes, int32 [n] in 0..num_codes-1, spreads over the codebook; scalars.
+
+    usage        share of the codes that occur. n codes drawn evenly reach 1 - (1 - 1 / num_codes)^n and no more.
+    perplexity   exp of the entropy of their frequencies, 1..num_codes: how many codes would do, used evenly.
+    alive        share of the codes that occur more than 0.1 times as often as on average.
+    dead         number of the codes that do not occur.
+    window       n.
+    """
+    counts = jnp.bincount(codes, length=num_codes)
+    share = counts / max(len(codes), 1)
+    entropy = -jnp.sum(share * jnp.log(jnp.where(counts > 0, share, 1.0)))
+    used = jnp.sum(counts > 0)
+    return {
+        "usage": used / num_codes,
+        "perplexity": jnp.exp(entropy),
+        "alive": jnp.mean(counts > 0.1 * len(codes) / num_codes),
+        "dead": jnp.float32(num_codes - used),
+        "window": jnp.float32(len(codes)),
+    }
+
+
+def change(before: Array, after: Array, mask: Array) -> Array:
+    """Mean squared change of quantised values [..., N, D] over their variance before it, both over real tokens; [].
+
+    About 2 when every token gets the value of another one, 0 when nothing changed.
+    """
+    weight = mask[..., None] / jnp.maximum(jnp.sum(mask), 1)
+    axes = tuple(range(mask.ndim))
+    mean = jnp.sum(before * weight, axis=axes, keepdims=True)
+    variance = jnp.sum(jnp.square(before - mean) * weight)
+    return jnp.sum(jnp.square(after - before) * weight) / _nonzero(variance)

@@ -1,26 +1,101 @@
-"""Embeddings from a finished, or running, run: `jepa.load("runs/lejepa").encode(grids)`."""
+"""Embeddings and codes of any number of grids, from a finished, or running, run.
+
+    python -m jepa.encode runs/x --input=grids/ --output=codes.npz        (or --output=codes.parquet)
+
+In Python, `jepa.load("runs/x").encode(grids)` for as many as fit in memory, and for any number of them
+
+    for block in encode.stream(model, encode.open_input("grids/").grids()):
+        block["embedding"], block["code"], ...
+
+The input is a folder, one of its files, or a collection of `jepa.data._collections` such as arc1-eval. Files are read
+in the order of their names: *.json holds an ARC task, one grid or a list of grids, *.npy one grid [height, width]. One
+file at a time is in memory, so a great many grids belong in many files.
+
+What the objects of a grid are depends on its background. The grids of a task share one, the commonest colour of the
+demonstrations and test inputs: a task reads the same with and without its answers. Any other grid has its own.
+(In training the three grids of a context decide, so a grid may have been seen there under another one.)
+
+Two runs give the same bytes, on one device with the same versions. Positions and lengths are in cells. An .npz holds,
+for G grids with O objects in all, E pairs of which touch:
+
+| array          | dtype, shape      | meaning                                                                         |
+|----------------|-------------------|---------------------------------------------------------------------------------|
+| `file`         | str [G]           | name of the file, or id of the task of a collection                             |
+| `role`         | str [G]           | `train` or `test`, empty where the grid is of no task                           |
+| `pair`         | int32 [G]         | which pair of its role, or which grid of its list, from 0                       |
+| `side`         | str [G]           | `input` or `output`, empty where the grid is of no task                         |
+| `size`         | int16 [G, 2]      | height, width                                                                   |
+| `background`   | int8 [G]          | the colour that is no object; -1 for none                                       |
+| `embedding`    | float32 [G, D]    | as `Model.encode`                                                               |
+| `object_start` | int64 [G + 1]     | the objects of grid g are the rows object_start[g] to object_start[g + 1] - 1   |
+| `edge_start`   | int64 [G + 1]     | and its edges the rows edge_start[g] to edge_start[g + 1] - 1                   |
+| `kind`         | int8 [O]          | 0 the whole grid, the first row of each; 1 an object; 2 all that did not fit    |
+| `code`         | int32 [O]         | the code; absent, as are the symbols, where the run has no quantizer            |
+| `symbols`      | int32 [O, S]      | the code as S symbols, one for each of the levels, the first counting fastest   |
+| `box`          | int16 [O, 4]      | top, left, height, width; 0 for kind 2                                          |
+| `colour`       | int8 [O]          | the commonest, of equals the smallest                                           |
+| `histogram`    | int16 [O, 10]     | cells of each colour                                                            |
+| `area`         | int16 [O]         | cells                                                                           |
+| `edges`        | int64 [E, 2]      | rows i < j of two objects that touch, by a side or a corner                     |
+| `meta`         | str []            | JSON: `format`, `run` (folder), `step` of the weights, `levels`, `background`   |
+
+A .parquet file has the same columns and a row for each grid: what is per object is a list, and so are `edges`, which
+count the row's own objects from 0. There are no starts, and `meta` is the schema's metadata under `jepa`.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
+import rich.console
+import rich.progress
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, run_folder, train
-from jepa.data import _objects
-from jepa.scorers import in_chunks
+from jepa import checkpoint, run_folder, tables, train
+from jepa.data import _collections, _objects
+from jepa.quantizers import fsq
+from jepa.registry import nearest
+from jepa.scorers import CHUNK
 from jepa.types import PyTree
+
+FORMAT = 1  # raise it whenever a reader of the old format would misread a file
+SUFFIXES = (".json", ".npy")
+
+Block = dict[str, np.ndarray]  # the arrays of the table above, less `meta`, for some grids
+
+
+class Described(NamedTuple):
+    """What a model says of n grids. `table` is their object table (`jepa.tables`), whose rows the codes belong to."""
+
+    embeddings: np.ndarray  # float32 [n, D]
+    codes: np.ndarray | None  # int32 [n, N], -1 where there is no token; None without a quantizer
+    table: dict[str, np.ndarray]
 
 
 class Model(NamedTuple):
-    """A trained encoder. `step` is the training step of the weights."""
+    """A trained encoder. `levels` are those of its quantizer, () without codes; `step` is that of the weights.
+
+    encode(grids, background=None) -> embeddings float32 [n, D]
+    describe(grids, background=None) -> Described
+    """
 
     encode: Callable[..., np.ndarray]
+    describe: Callable[..., Described]
+    levels: tuple[int, ...]
     config: ConfigDict
     params: PyTree
     step: int
@@ -29,10 +104,10 @@ class Model(NamedTuple):
 def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
     """The encoder of the run in `workdir`, from its `latest` (default) or `best` checkpoint or a given step.
 
-    The latest is what `probes.json` measured. `encode(grids, background=None)` takes a list of 2-D integer arrays with
-    colours 0..9 and sides up to 30, and returns float32 [len(grids), D]. Each grid is embedded alone; its background is
-    its own commonest colour, unless one colour (or -1, none) is given for all. Raises ValueError where there is no run,
-    and for a grid or a background that is not one.
+    The latest is what `probes.json` measured. Its functions take a list of 2-D integer arrays with colours 0..9 and
+    sides up to 30. Each grid is embedded alone; its background is its own commonest colour, unless one colour (or -1,
+    none) is given for all, or one for each. Raises ValueError where there is no run, and for a grid or a background
+    that is not one.
     """
     workdir = Path(workdir).expanduser()
     config = ConfigDict(run_folder.read_config(workdir))
@@ -40,20 +115,410 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
     saved = checkpoint.read(workdir, checkpoint_step)
     # An objective without state has no arrays, and so no entry.
     objective_state = saved.state["objective_state"] if "objective_state" in saved.state else {}
+    params = saved.state["params"]
 
     @jax.jit
-    def embed(params: PyTree, table: PyTree) -> jax.Array:
-        return objective.encode(params, objective_state, table).pooled
+    def embed(params: PyTree, objective_state: PyTree, table: PyTree) -> tuple[jax.Array, jax.Array | None]:
+        encoded = objective.encode(params, objective_state, table)
+        return encoded.pooled, encoded.codes
 
-    def encode(grids: Sequence[np.ndarray], background: int | None = None) -> np.ndarray:
+    def describe(grids: Sequence[np.ndarray], background: int | Sequence[int] | None = None) -> Described:
         if not len(grids):
             raise ValueError("there is no grid to encode")
-        if background is not None and not -1 <= background <= 9:
-            raise ValueError(f"background is {background}; it must be a colour 0..9, or -1 for none")
         checked = [_objects.check_grid(grid, f"grid {i}") for i, grid in enumerate(grids)]
-        colours = [_objects.background([grid]) if background is None else background for grid in checked]
-        table = _objects.tokenise(checked, colours)
-        rows = np.arange(len(checked))
-        return in_chunks(functools.partial(embed, saved.state["params"]), table, rows)
+        table = _objects.tokenise(checked, _backgrounds(checked, background))
+        parts = []
+        for start in range(0, len(checked), CHUNK):  # the last chunk is filled up, so that one program serves all
+            rows = np.minimum(np.arange(start, start + CHUNK), len(checked) - 1)
+            parts.append(embed(params, objective_state, {key: leaf[rows] for key, leaf in table.items()}))
+        embeddings, codes = jax.tree.map(lambda *chunks: np.concatenate(chunks)[: len(checked)], *parts)
+        return Described(embeddings, codes, table)
 
-    return Model(encode, config, saved.state["params"], saved.step)
+    def encode(grids: Sequence[np.ndarray], background: int | Sequence[int] | None = None) -> np.ndarray:
+        return describe(grids, background).embeddings
+
+    return Model(encode, describe, objective.levels, config, params, saved.step)
+
+
+def _backgrounds(grids: Sequence[np.ndarray], background: int | Sequence[int] | None) -> list[int]:
+    """One for each grid. Raises ValueError for what is no colour, and for another number of them."""
+    if background is None:
+        return [_objects.background([grid]) for grid in grids]
+    given = [background] * len(grids) if np.ndim(background) == 0 else list(background)
+    if len(given) != len(grids):
+        raise ValueError(
+            f"there are {len(given)} backgrounds for {len(grids)} grids; give one for all, or one for each"
+        )
+    wrong = [colour for colour in given if not -1 <= colour <= 9]
+    if wrong:
+        raise ValueError(f"background is {wrong[0]}; it must be a colour 0..9, or -1 for none")
+    return given
+
+
+# From grids to blocks.
+
+
+class Grid(NamedTuple):
+    """One grid of a stream and where it comes from, in the words of the table above. Without a background, its own."""
+
+    cells: Any  # [height, width] of colours 0..9
+    background: int | None = None
+    file: str = ""
+    role: str = ""
+    pair: int = 0
+    side: str = ""
+
+
+def stream(model: Model, grids: Iterable[Grid], *, chunk: int = CHUNK) -> Iterator[Block]:
+    """Blocks of `chunk` grids, the last one smaller; their starts and edges count from 0. Reads at most `chunk` ahead.
+
+    The numbers of a grid do not depend on the chunk. For grids without a source: stream(model, map(Grid, arrays)).
+    Raises ValueError for what is no grid, with its number in the stream.
+    """
+    numbered = enumerate(grids)
+    while some := list(itertools.islice(numbered, chunk)):
+        yield _block(model, [_checked(grid, number) for number, grid in some])
+
+
+def _checked(grid: Grid, number: int) -> Grid:
+    cells = _objects.check_grid(grid.cells, f"grid {number}")
+    return grid._replace(
+        cells=cells, background=_objects.background([cells]) if grid.background is None else grid.background
+    )
+
+
+def _block(model: Model, grids: list[Grid]) -> Block:
+    described = model.describe([grid.cells for grid in grids], [grid.background for grid in grids])
+    if not np.isfinite(described.embeddings).all():
+        raise ValueError(
+            f"the weights of step {model.step} give embeddings that are not finite: take another checkpoint"
+        )
+    table, mask = described.table, described.table["mask"]
+    _, token = np.nonzero(mask)
+    row = (np.cumsum(mask) - 1).reshape(mask.shape)  # of a token among the objects of the block
+    touching = np.triu(tables.contacts(table), 1)
+    grid, first, second = np.nonzero(touching)
+    codes = {}
+    if described.codes is not None:
+        symbols = np.asarray(fsq.unpack(described.codes, model.levels))  # of a codebook, the code itself
+        codes = {"code": described.codes[mask], "symbols": symbols[mask]}
+    return {
+        "file": np.array([grid.file for grid in grids]),
+        "role": np.array([grid.role for grid in grids]),
+        "pair": np.array([grid.pair for grid in grids], np.int32),
+        "side": np.array([grid.side for grid in grids]),
+        "size": table["size"].astype(np.int16),
+        "background": np.array([grid.background for grid in grids], np.int8),
+        "embedding": described.embeddings,
+        "object_start": _starts(mask.sum(1)),
+        "edge_start": _starts(touching.sum((1, 2))),
+        "kind": np.where(token == tables.OVERFLOW, 2, np.minimum(token, 1)).astype(np.int8),
+        **codes,
+        "box": table["box"][mask].astype(np.int16),
+        "colour": table["histogram"][mask].argmax(-1).astype(np.int8),
+        "histogram": table["histogram"][mask].astype(np.int16),
+        "area": table["shape"][mask][:, 0].astype(np.int16),
+        "edges": np.stack([row[grid, first], row[grid, second]], axis=-1).astype(np.int64),
+    }
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+# From files to grids.
+
+
+class Input(NamedTuple):
+    """`names` of files, or ids of tasks, in order, and `load`, which reads the grids of one of them."""
+
+    names: list[str]
+    load: Callable[[str], list[Grid]]
+
+    def grids(self) -> Iterator[Grid]:
+        """All grids, one file at a time. Raises ValueError naming the file, the place in it and what is wrong."""
+        return (grid for name in self.names for grid in self.load(name))
+
+
+def open_input(where: Path | str) -> Input:
+    """The files of a folder, a single file, or the tasks of a collection. Raises ValueError where there is none."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
+        if not names:
+            raise ValueError(f"folder {path} has no *.json or *.npy file, which is where grids are read from")
+        return Input(names, lambda name: _load_file(path / name))
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"{path} is neither a .json nor a .npy file, which is where grids are read from")
+        return Input([path.name], lambda _: _load_file(path))
+    if str(where) not in _collections.COLLECTIONS:
+        clause = nearest(str(where), _collections.COLLECTIONS)
+        raise ValueError(f"there is no file or folder {str(where)!r}, and no collection of that name: {clause}")
+    tasks = {task.id: task for task in _collections.load(str(where))}
+    return Input(list(tasks), lambda name: _task_grids(name, tasks[name].demos, tasks[name].tests))
+
+
+def _load_file(file: Path) -> list[Grid]:
+    """The grids of one file, at least one. Raises ValueError naming the place and what is wrong there."""
+    if file.suffix == ".npy":
+        return [Grid(_objects.check_grid(_read_array(file), str(file)), file=file.name)]
+    content = _collections.read_json(file)
+    if isinstance(content, dict):
+        grids = _task_grids(file.name, *_collections.pairs_of(content, file))
+    elif isinstance(content, list):
+        grids = _bare_grids(file, content)
+    else:
+        raise ValueError(f"{file} is neither an ARC task nor a grid, a list of rows of colours, nor a list of grids")
+    if not grids:
+        raise ValueError(f"{file} holds no grid")
+    return grids
+
+
+def _read_array(file: Path) -> np.ndarray:
+    try:
+        return np.lib.format.open_memmap(file, mode="r")  # mapped: whatever its header claims, nothing is allocated
+    except ValueError as error:
+        raise ValueError(f"{file} is not an array of numbers as numpy.save writes it: {error}") from error
+
+
+def _bare_grids(file: Path, content: list) -> list[Grid]:
+    """One grid is a list of rows, and a list of grids is nested once more."""
+    if any(isinstance(cell, list) for row in content if isinstance(row, list) for cell in row):
+        return [
+            Grid(_objects.check_grid(grid, f"{file}[{number}]"), file=file.name, pair=number)
+            for number, grid in enumerate(content)
+        ]
+    return [Grid(_objects.check_grid(content, str(file)), file=file.name)] if content else []
+
+
+def _task_grids(name: str, demos: Sequence[tuple], tests: Sequence[tuple]) -> list[Grid]:
+    """All grids of a task under the background of those that are known when its tests are asked; no output, no grid."""
+    known = [grid for pair in demos for grid in pair] + [x for x, _ in tests]
+    background = _objects.background(known) if known else None
+    return [
+        Grid(cells, background, name, role, number, side)
+        for role, pairs in (("train", demos), ("test", tests))
+        for number, pair in enumerate(pairs)
+        for side, cells in zip(("input", "output"), pair, strict=True)
+        if cells is not None
+    ]
+
+
+# From blocks to a file.
+
+
+def write(output: Path, blocks: Iterable[Block], meta: str) -> None:
+    """Writes all blocks in the format that the name of `output` ends in; it has that name only once it is complete."""
+    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        {".npz": _write_npz, ".parquet": _write_parquet}[output.suffix](partial, blocks, meta)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Column:
+    """An array that grows on disk, in a file without a name, since members of an archive cannot grow side by side."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.parts, self.rows = file, 0, 0
+
+    def append(self, array: np.ndarray) -> None:
+        np.save(self.file, array)
+        none = array[:0]
+        self.empty = np.concatenate([self.empty, none]) if self.parts else none  # strings grow to the longest
+        self.parts, self.rows = self.parts + 1, self.rows + len(array)
+
+    def copy_to(self, member: IO[bytes]) -> None:
+        shape, descr = (self.rows, *self.empty.shape[1:]), np.lib.format.dtype_to_descr(self.empty.dtype)
+        np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
+        self.file.seek(0)
+        for _ in range(self.parts):
+            member.write(np.load(self.file).astype(self.empty.dtype).tobytes())
+
+
+def _write_npz(path: Path, blocks: Iterable[Block], meta: str) -> None:
+    with contextlib.ExitStack() as stack, zipfile.ZipFile(path, "w") as archive:
+        columns: dict[str, _Column] = {}
+        for block in _numbered_on(blocks):
+            for name, array in block.items():
+                if name not in columns:
+                    columns[name] = _Column(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)))
+                columns[name].append(array)
+        with _member(archive, "meta") as member:
+            np.lib.format.write_array(member, np.array(meta))
+        for name, column in columns.items():
+            with _member(archive, name) as member:
+                column.copy_to(member)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Dated 1980, as in every archive, so that the bytes do not tell when it was written."""
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+def _numbered_on(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks whose starts and edges count on from one to the next; only the first keeps its leading 0."""
+    objects = edges = 0
+    for number, block in enumerate(blocks):
+        yield block | {
+            "object_start": block["object_start"][min(number, 1) :] + objects,
+            "edge_start": block["edge_start"][min(number, 1) :] + edges,
+            "edges": block["edges"] + objects,
+        }
+        objects += int(block["object_start"][-1])
+        edges += int(block["edge_start"][-1])
+
+
+PER_OBJECT = ("kind", "code", "symbols", "box", "colour", "histogram", "area")
+GROUP = 16  # blocks in a row group: columns long enough to compress, and a footer that stays small
+
+
+def _write_parquet(path: Path, blocks: Iterable[Block], meta: str) -> None:
+    import pyarrow as pa  # an extra, which nothing else needs
+    from pyarrow import parquet
+
+    parts = map(_arrow_table, blocks)
+    with contextlib.ExitStack() as stack:
+        writer = None
+        while some := list(itertools.islice(parts, GROUP)):
+            group = pa.concat_tables(some).replace_schema_metadata({"jepa": meta})
+            if writer is None:
+                writer = stack.enter_context(parquet.ParquetWriter(path, group.schema))
+            writer.write_table(group)
+
+
+def _arrow_table(block: Block) -> Any:
+    """A block as a pyarrow.Table with a row for each grid; its edges count the objects of their own row."""
+    import pyarrow as pa
+
+    def column(array: np.ndarray) -> Any:
+        if array.ndim == 1:
+            return pa.array(array)
+        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+
+    def lists(start: np.ndarray, array: np.ndarray) -> Any:
+        return pa.ListArray.from_arrays(pa.array(start, pa.int32()), column(array))
+
+    first_object = np.repeat(block["object_start"][:-1], np.diff(block["edge_start"]))
+    local = (block["edges"] - first_object[:, None]).astype(np.int32)
+    columns = {
+        name: lists(block["object_start"], array) if name in PER_OBJECT else column(array)
+        for name, array in block.items()
+        if name not in ("object_start", "edge_start", "edges")
+    }
+    return pa.table(columns | {"edges": lists(block["edge_start"], local)})
+
+
+# The command.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; as in python -m jepa.encode runs/x --input=grids/ --output=codes.npz")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("python -m jepa.encode", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("workdir", help="the run folder")
+    parser.add_argument("--input", required=True, help="a folder of .json and .npy files, one file, or a collection")
+    parser.add_argument("--output", required=True, help="the file to write, .npz or .parquet")
+    parser.add_argument("--checkpoint", default="latest", help="latest, best, or a step (default: %(default)s)")
+    parser.add_argument(
+        "--background",
+        default="task",
+        help="task: one for the grids of a task, their own for others; own; or one for all, 0 to 9 or -1 for none",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    return parser
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"--output is {output}; its name must end in .npz or .parquet")
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} for --output {output}; make it first")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; it must be the name of a file")
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists already; --overwrite replaces it")
+    if output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("a .parquet file needs pyarrow: pip install 'jepa[parquet]', or end --output in .npz")
+
+
+def _forced_background(choice: str) -> dict[str, int | None]:
+    """What --background replaces in every grid."""
+    if choice == "task":
+        return {}
+    if choice == "own":
+        return {"background": None}
+    if choice not in map(str, range(-1, tables.NUM_COLOURS)):
+        raise ValueError(f"--background is {choice!r}; it must be task, own, a colour 0 to 9, or -1 for none")
+    return {"background": int(choice)}
+
+
+@contextlib.contextmanager
+def _progress(names: list[str]) -> Iterator[Iterable[str]]:
+    """The names, with a bar on a terminal that says how many of them are done."""
+    columns = (
+        rich.progress.BarColumn(bar_width=20),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("files"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("so far,"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("left"),
+    )
+    terminal = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=terminal, transient=True, disable=not sys.stderr.isatty()) as bar:
+        yield bar.track(names)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads, encodes and writes, a block at a time. Raises ValueError for a mistake of the user."""
+    options = _parser().parse_args(argv)
+    output = Path(options.output).expanduser()
+    _check_output(output, options.overwrite)
+    forced = _forced_background(options.background)
+    source = open_input(options.input)
+    workdir = Path(options.workdir).expanduser()
+    model = load(workdir, int(options.checkpoint) if options.checkpoint.isdigit() else options.checkpoint)
+    from jepa.main import use_compile_cache  # here, since its flags are not for programs that import this module
+
+    use_compile_cache(model.config.cache_dir)
+    if not model.levels:
+        print(f"{workdir} has no quantizer: there will be embeddings and objects, but no codes")
+    run = {"run": workdir.resolve().name, "step": model.step, "levels": list(model.levels)}
+    meta = json.dumps({"format": FORMAT, **run, "background": options.background})
+    counts = np.zeros(2, np.int64)  # grids, objects
+
+    def counted(blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            counts[:] += len(block["pair"]), len(block["kind"])
+            yield block
+
+    with _progress(source.names) as names:
+        grids = (grid._replace(**forced) for name in names for grid in source.load(name))
+        write(output, counted(stream(model, grids)), meta)
+    print(f"{output}: {counts[0]} grids, {counts[1]} objects, by the weights of step {model.step}")
+
+
+def run() -> None:
+    """The entry point: a mistake of the user is one sentence and exit code 2, never a traceback."""
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("jepa: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError) as error:
+        print(f"jepa: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    # An exception, so that a partial file is removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    run()

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jepa.bootstrap import resamples
-from jepa.diagnostics import describe
+from jepa.diagnostics import code_usage, describe
 from jepa.state import TrainState
 from jepa.train_step import reported
 from jepa.types import Objective, Source
 
 FOREIGN = "_foreign_demo"
 LISTED = "listed/"
-Evaluate = Callable[[TrainState, int], dict[str, float]]
+CODE_WINDOW = 8192  # codes; how many a sample shows depends on its size, so usage is always over as many
+
+
+class Evaluation(NamedTuple):
+    """Held-out figures by path, and the codes of the first `CODE_WINDOW` held-out tokens, None without a quantizer."""
+
+    metrics: dict[str, float]
+    codes: np.ndarray | None
+
+
+Evaluate = Callable[[TrainState, int], Evaluation]
 
 
 def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, float | None], *, seed: int) -> Evaluate:
-    """A function (state, num_examples) -> metrics over the validation sources of `source`.
+    """A function (state, num_examples) -> `Evaluation` over the validation sources of `source`.
 
     Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
     `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`.
     `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
     augmentation, with a 95 % interval over tasks. A source `<first>_<kind>` that lists negatives gives
     `val/<kind>/...`: what the objective says of telling the target from them, over the rows that have any.
+    `codes/...` is what `jepa.diagnostics.code_usage` says of the first `CODE_WINDOW` codes, or of as many as there are.
     """
     own_name = next(iter(source.validation))
     key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
@@ -40,7 +52,8 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
         out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
         scalars = reported(dict(out.terms) | dict(out.metrics), weights)
-        return {"examples": out.examples, "embeddings": out.embeddings, "scalars": scalars, "groups": batch.groups}
+        kept = {"examples": out.examples, "embeddings": out.embeddings, "codes": out.codes, "groups": batch.groups}
+        return kept | {"scalars": scalars}
 
     compiled = {
         name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()
@@ -57,7 +70,7 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"scalars": means}
 
-    def evaluate(state: TrainState, num_examples: int) -> dict[str, float]:
+    def evaluate(state: TrainState, num_examples: int) -> Evaluation:
         own = collect(own_name, state, num_examples)
         metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
         examples = own["examples"]
@@ -74,7 +87,11 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         for role, embeddings in own["embeddings"].items():
             described = jax.device_get(describe_jit(embeddings, key))
             metrics |= {f"diag/{role}/{name}": float(value) for name, value in described.items()}
-        return metrics
+        if own["codes"] is None:
+            return Evaluation(metrics, None)
+        codes = own["codes"][own["codes"] >= 0][:CODE_WINDOW]
+        usage = jax.device_get(code_usage(codes, math.prod(objective.levels)))
+        return Evaluation(metrics | {f"codes/{name}": float(value) for name, value in usage.items()}, codes)
 
     return evaluate
 

@@ -1,4 +1,4 @@
-"""AdamW under a warm-up and cosine schedule, with weight decay on matrices only and frozen parts left alone."""
+"""AdamW under a warm-up and cosine schedule, with weight decay on matrices other than codebooks; frozen parts stay."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ def target_decay(start: float | None, final: float | None, num_steps: int) -> op
     return lambda step: final - (final - start) * fall(step)
 
 
+def decayed(params: PyTree) -> PyTree:
+    """Which parameters decay: matrices, except codebooks, whose rows lie where the tokens are and not near 0."""
+
+    def of(path: tuple, x: jax.Array) -> bool:
+        return x.ndim > 1 and not path_name(path).rpartition("/")[2].startswith("codebook")
+
+    return jax.tree.map_with_path(of, params)
+
+
 def build(
     *,
     num_steps: int,
@@ -51,9 +60,7 @@ def build(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps, num_steps, final_rate * learning_rate
     )
-    adamw = optax.adamw(
-        schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
-    )
+    adamw = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed)
     if not freeze:
         return adamw
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
+from jepa.representation import teacher_params
 from jepa.types import Array, Batch, Objective, PyTree
 
 
@@ -58,7 +59,7 @@ def create(
         tx=tx,
         opt_state=tx.init(params),
         # Copied: a leaf aliased by two fields could not be donated.
-        target_params=jax.tree.map(jnp.copy, params) if teacher else None,
+        target_params=jax.tree.map(jnp.copy, teacher_params(params)) if teacher else None,
         objective_state=objective_state,
         health=Health(jnp.int32(0), jnp.int32(0), jnp.int32(-1)),
         key=key_train,

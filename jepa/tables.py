@@ -128,7 +128,7 @@ def edge_features(table: Observation) -> Array:
 
 def contacts(table: Observation) -> Array:
     """Which objects touch, bool [..., N, N]."""
-    return edge_features(table)[..., EDGE_NAMES.index("contact")] > 0
+    return (table["edges"] & (1 << EDGE_NAMES.index("contact"))) > 0
 
 
 def grid_features(table: Observation) -> Array:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -22,12 +23,14 @@ from ml_collections import ConfigDict
 from jepa import (
     checkpoint,
     config_checks,
+    diagnostics,
     evaluation,
     metrics,
     optimizer,
     paths,
     probe,
     registry,
+    representation,
     run_folder,
     state,
     train_step,
@@ -52,10 +55,12 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
 
 
 def build_objective(config: ConfigDict) -> Objective:
-    """The encoder and the objective over it: all that a command needs to embed, without the data."""
+    """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data."""
     dtype = dict(compute_dtype=config.compute_dtype)
     encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
-    return registry.build("objectives", config.objective.name, encoder, **keywords(config.objective), **dtype)
+    quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
+    represent = representation.build(encoder, quantizer)
+    return registry.build("objectives", config.objective.name, represent, **keywords(config.objective), **dtype)
 
 
 def build(config: ConfigDict) -> Parts:
@@ -76,16 +81,43 @@ def build(config: ConfigDict) -> Parts:
     tx = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
 
     @jax.jit
-    def init(tables: PyTree, rows: Array) -> state.TrainState:
-        batch = source.gather(tables, rows, jax.random.key(config.seed), True)
-        return state.create(objective, tx, batch, config.seed, teacher=config.target_ema is not None)
+    def init(tables: PyTree, rows: Array) -> state.TrainState:  # rows [S, B]: codebooks start from the first S batches
+        keys = jax.random.split(jax.random.key(config.seed), len(rows))
+        batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
+        together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
+        run = state.create(objective, tx, together, config.seed, teacher=config.target_ema is not None)
+        batch = jax.tree.map(lambda leaf: leaf[0], batches)
+        fixed = (run.params, run.target_params, run.objective_state)
+        # Traced and not computed: what cannot work on a batch is said before there is a run.
+        jax.eval_shape(lambda key: objective.trunk(*fixed, batch, key=key, step=0, train=True), keys[0])
+        return run
 
+    first = np.stack([source.indices(step) for step in range(config.init_batches)])
     evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
-    return Parts(source, objective, tx, weights, lambda: init(source.tables, source.indices(0)), evaluate)
+    return Parts(source, objective, tx, weights, lambda: init(source.tables, first), evaluate)
+
+
+def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], tuple[Array, Array]]:
+    """A function of parameters and objective state: quantised tokens [n, N, D] of `num` held-out grids, always the
+    same, and their mask."""
+    held_out = next(iter(parts.source.validation.values()))
+    batch = held_out.gather(held_out.tables, held_out.indices(0)[:num], jax.random.key(0), False)
+    observation = batch.target if batch.views is None else batch.views
+
+    def probe(params: PyTree, objective_state: PyTree) -> tuple[Array, Array]:
+        encoded = parts.objective.encode(params, objective_state, observation)
+        return encoded.tokens, encoded.mask
+
+    return probe
 
 
 def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
-    """The compiled dispatch: (state, tables, rows [k, B]) -> (state after k steps, metrics of the last one)."""
+    """The compiled dispatch: (state, tables, rows [k, B]) -> (state after k steps, metrics of the last one).
+
+    With a quantizer, `codes/drift` is the largest change of quantised tokens (`jepa.diagnostics.change`) by any of the
+    k steps, and `codes/jump` the largest that the quantizer alone made, its parameters and state moved and the encoder
+    held: an encoder always learns, a codebook should not leap.
+    """
     step = train_step.make_train_step(
         parts.objective,
         parts.weights,
@@ -94,13 +126,27 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
         freeze=tuple(config.freeze),
     )
 
+    probe = quantised_probe(parts) if parts.objective.levels else None
+
+    def body(tables: PyTree, carry: tuple, rows: Array):
+        run, before = carry
+        after, measured = step(run, parts.source.gather(tables, rows, state.step_keys(run).data, True))
+        if probe is None:
+            return (after, None), measured
+        held = after.params | {"trunk": representation.teacher_trunk(run.params, after.params)}
+        moved, mask = probe(after.params, after.objective_state)
+        by_quantizer = diagnostics.change(before, probe(held, after.objective_state)[0], mask)
+        changes = {"codes/drift": diagnostics.change(before, moved, mask), "codes/jump": by_quantizer}
+        return (after, moved), (measured, changes)
+
     @functools.partial(jax.jit, donate_argnums=0)
     def train_call(run: state.TrainState, tables: PyTree, rows: Array):
-        def body(run, rows):
-            return step(run, parts.source.gather(tables, rows, state.step_keys(run).data, True))
-
-        run, history = jax.lax.scan(body, run, rows)
-        return run, jax.tree.map(lambda values: values[-1], history)
+        before = None if probe is None else probe(run.params, run.objective_state)[0]
+        (run, _), history = jax.lax.scan(functools.partial(body, tables), (run, before), rows)
+        if probe is None:
+            return run, jax.tree.map(lambda values: values[-1], history)
+        measured, changes = history
+        return run, jax.tree.map(lambda values: values[-1], measured) | jax.tree.map(jnp.max, changes)
 
     return train_call
 
@@ -125,7 +171,9 @@ def start_from(run: state.TrainState, config: ConfigDict) -> tuple[state.TrainSt
     params = jax.tree.map_with_path(pick, run.params)
     if unmatched:
         raise ValueError(f"config.init_parts names {sorted(unmatched)}, which match no parameter of this run")
-    target_params = None if run.target_params is None else jax.tree.map(jax.numpy.copy, params)
+    target_params = run.target_params
+    if target_params is not None:
+        target_params = jax.tree.map(jax.numpy.copy, representation.teacher_params(params))
     return run.replace(params=params, target_params=target_params), other.host["seen_ids"]
 
 
@@ -159,7 +207,7 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
         if config.probe:
             probe.check(record["seen_ids"])
         run_folder.write_config(workdir, config_checks.as_json(config))
-        run_folder.write_environment(workdir, {"from_step": step, **record})
+        run_folder.write_environment(workdir, {"from_step": step, **{name: record[name] for name in OF_THE_DATA}})
         print(
             "data: " + ", ".join(f"{value:.4g} {name.replace('_', ' ')}" for name, value in parts.source.stats.items())
         )
@@ -182,15 +230,20 @@ def is_finished(config: ConfigDict, step: int, workdir: Path) -> bool:
     return same and ("probes" in result or not config.probe)
 
 
-def data_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
-    """What a run remembers of its data, in its folder and in every checkpoint.
+OF_THE_DATA = ("digest", "train_ids", "seen_ids", "validation_ids")
 
-    `seen_ids` are the tasks its weights were trained on, here or in the run it started from.
+
+def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
+    """What a run remembers in every checkpoint: of its data, which its folder has too, and of its last evaluation.
+
+    `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
+    last evaluation, against which the next one counts changes.
     """
     held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
     train_ids = list(parts.source.ids)
     seen = sorted({*train_ids, *inherited})
-    return {"digest": parts.source.digest, "train_ids": train_ids, "seen_ids": seen, "validation_ids": held_out}
+    of_the_data = (parts.source.digest, train_ids, seen, held_out)
+    return dict(zip(OF_THE_DATA, of_the_data, strict=True)) | {"codes": []}
 
 
 def restore_or_start(
@@ -201,8 +254,8 @@ def restore_or_start(
     if restored is None:
         if config.init_from:
             train_state, inherited = start_from(parts.init(), config)
-            return train_state, 0, data_record(parts, inherited)
-        return parts.init(), 0, data_record(parts, [])
+            return train_state, 0, host_record(parts, inherited)
+        return parts.init(), 0, host_record(parts, [])
     for notice in restored.notices:
         print(notice)
     if restored.host["digest"] != parts.source.digest:
@@ -244,7 +297,11 @@ def loop(
                 writer.write_scalars(step, jax.device_get(last))
                 check_health(train_state, config, parts)
             if step % config.eval_every == 0 or step == config.num_steps:
-                held_out = parts.evaluate(train_state, config.eval_examples)
+                held_out, codes = parts.evaluate(train_state, config.eval_examples)
+                if codes is not None:
+                    if len(record["codes"]) == len(codes):
+                        held_out["codes/churn"] = float(np.mean(np.array(record["codes"]) != codes))
+                    record = record | {"codes": codes.tolist()}
                 config_checks.check_measured(config.best_metric, held_out)
                 writer.write_scalars(step, held_out)
             signal_name = stop_requested()
@@ -298,7 +355,7 @@ def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdi
 
 def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path, seen_ids: list[str]) -> None:
     """The final validation on `final_examples` and the probes of the last state: `probes.json` and tables."""
-    final = parts.evaluate(train_state, config.final_examples)
+    final = parts.evaluate(train_state, config.final_examples).metrics
     title = (
         f"validation: {config.final_examples} examples under random symmetries, of {evaluation.extent(parts.source)}"
     )

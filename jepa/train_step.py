@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jepa.optimizer import stop_frozen
+from jepa.representation import teacher_params
 from jepa.state import Health, TrainState, step_keys
 from jepa.types import Array, Batch, LossOutput, Objective
 
@@ -82,7 +83,7 @@ def make_train_step(
         target_params = state.target_params
         if target_params is not None:
             decay = target_ema(state.step) if callable(target_ema) else target_ema
-            target_params = optax.incremental_update(params, target_params, 1.0 - decay)
+            target_params = optax.incremental_update(teacher_params(params), target_params, 1.0 - decay)
             metrics["target_ema"] = jnp.float32(decay)
 
         ok = jnp.isfinite(total) & jnp.isfinite(grad_norm)

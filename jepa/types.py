@@ -53,13 +53,57 @@ class Encoded(NamedTuple):
     tokens: Array  # [..., N, D]
     mask: Array  # bool [..., N]
     pooled: Array  # [..., D]
+    codes: Array | None = None  # int32 [..., N], -1 where masked; None without a quantizer
 
 
 class Encoder(NamedTuple):
-    """An encoder as a pair of pure functions over its own parameters."""
+    """An encoder as pure functions over its own parameters: tokens first, then one vector of them.
+
+    init(key, observation) -> params
+    embed(params, observation) -> (tokens float32 [..., N, D], mask bool [..., N])
+    pool(params, tokens, mask) -> pooled float32 [..., D]
+    """
 
     init: Callable[[Array, Observation], PyTree]
-    apply: Callable[[PyTree, Observation], Encoded]
+    embed: Callable[[PyTree, Observation], tuple[Array, Array]]
+    pool: Callable[[PyTree, Array, Array], Array]
+
+    def apply(self, params: PyTree, observation: Observation) -> Encoded:
+        """Both in a row, with nothing between them."""
+        tokens, mask = self.embed(params, observation)
+        return Encoded(tokens, mask, self.pool(params, tokens, mask))
+
+
+class Quantized(NamedTuple):
+    """Tokens replaced by the values of their codes.
+
+    `values` [..., N, D] are exactly what the codes decode to, in the dtype of the tokens, and 0 where masked; their
+    gradient reaches the tokens by an estimator. `codes` int32 [..., N] are -1 where masked; None without a quantizer.
+    `loss` [] is the ledger term `quantizer`. `metrics` are float32 scalars.
+    """
+
+    values: Array
+    codes: Array | None
+    loss: Array
+    metrics: Mapping[str, Array]
+
+
+class Quantizer(NamedTuple):
+    """Discrete codes as pure functions over parameters and state. Masked tokens touch nothing.
+
+    init(key, tokens, mask) -> (params, state), started from tokens [..., N, D] of the first batches
+    apply(params, state, tokens, mask, *, key, train) -> Quantized, which never changes the state
+    update(params, state, tokens, mask, codes, *, key) -> state, once per optimizer step, on the online tokens
+    decode(params, state, codes) -> values float32 [..., N, D], 0 for the code -1
+    levels: how many values each symbol of a code takes, the first symbol counting fastest: (K,) for a codebook of K
+    rows, one per scalar for FSQ, () without codes.
+    """
+
+    init: Callable[..., tuple[PyTree, PyTree]]
+    apply: Callable[..., Quantized]
+    update: Callable[..., PyTree]
+    decode: Callable[..., Array]
+    levels: tuple[int, ...]
 
 
 class LossOutput(NamedTuple):
@@ -68,6 +112,7 @@ class LossOutput(NamedTuple):
     `metrics` are scalars to log; one named `<term>/...` belongs to that term and is left out where the term is off.
     `embeddings` are the [N, D] sets that diagnostics describe, by role (`context`, `target`, `predicted`, ...).
     `examples` are per-example quantities [B] that evaluation averages and bootstraps.
+    `codes` int32 [B, T, N] are those of the online encoder, -1 where there is no token; None without a quantizer.
     """
 
     terms: Mapping[str, Array]
@@ -75,18 +120,20 @@ class LossOutput(NamedTuple):
     state: PyTree
     embeddings: Mapping[str, Array]
     examples: Mapping[str, Array]
+    codes: Array | None = None
 
 
 class Objective(NamedTuple):
     """All that the training step knows of a method.
 
-    init(key, batch) -> (params, state), params grouped as {'trunk': ..., 'heads': ...}
+    init(key, batch) -> (params, state), params grouped as {'trunk': ..., 'heads': ...}; the batch may be a large one
     trunk(params, target_params, state, batch, *, key, step, train) -> (latents, state)
     loss(params, target_params, state, latents, batch, *, key, step, train) -> LossOutput
     encode(params, state, observation) -> Encoded
     project(params, pooled) -> pooled [..., D] in the space of the losses [..., P]; the identity without a projector
     predict(params, state, context) -> the predicted target [B, P], in that space, of a context [B, T, ...]
     terms: the ledger's names, each "latent" (collapsible), "external" (a fixed target) or "regulariser".
+    levels: how many values each symbol of a token's code takes (`Quantizer`); () without codes.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -96,3 +143,4 @@ class Objective(NamedTuple):
     project: Callable[..., Array]
     predict: Callable[..., Array]
     terms: Mapping[str, str]
+    levels: tuple[int, ...] = ()

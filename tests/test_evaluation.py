@@ -20,7 +20,7 @@ def evaluated(**objective):
 
 def test_two_evaluations_of_one_state_agree_and_see_what_was_asked_for():
     _, state, evaluate = evaluated()
-    one, again = evaluate(state, 48), evaluate(state, 48)
+    one, again = (evaluate(state, 48).metrics for _ in range(2))
     assert one == again
     assert one["diag/target/sigreg_T"] == pytest.approx(48 * one["diag/target/sigreg_T_over_N"])
     assert one["diag/context/sigreg_T"] == pytest.approx(3 * 48 * one["diag/context/sigreg_T_over_N"])
@@ -29,7 +29,7 @@ def test_two_evaluations_of_one_state_agree_and_see_what_was_asked_for():
 
 def test_a_predictor_that_reads_only_the_query_gains_nothing_from_the_demonstration():
     _, state, evaluate = evaluated(predictor="pooled", context="last")
-    metrics = evaluate(state, 32)
+    metrics = evaluate(state, 32).metrics
     assert metrics["diag/demo_gain"] == metrics["diag/demo_gain_low"] == metrics["diag/demo_gain_high"] == 0.0
 
 
@@ -65,6 +65,6 @@ def test_probes_are_given_the_space_in_which_the_prediction_lives():
 
 def test_the_summary_has_a_row_for_every_figure_and_every_set_of_embeddings():
     _, state, evaluate = evaluated()
-    rows = {row["figure"]: row for row in evaluation.summary(evaluate(state, 16))}
+    rows = {row["figure"]: row for row in evaluation.summary(evaluate(state, 16).metrics)}
     assert {"val/prediction", "diag/demo_gain", "context", "target", "predicted"} <= rows.keys()
     assert rows["context"]["rank_ratio"] > 0 and "diag/context/std" not in rows

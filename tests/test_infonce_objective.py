@@ -111,7 +111,7 @@ def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_not
         said += list(np.asarray(parts.objective.project(state.target_params, target.pooled)))
         shown += list(np.asarray(batch.ids))
         state, metrics = step(state, batch)
-    queue = state.objective_state.queue
+    queue = state.objective_state["queue"]
     assert int(queue.size) == 24 and metrics["metric/infonce/queue_filled"] == 24
     order = (int(queue.cursor) + np.arange(24)) % 24
     assert list(np.asarray(queue.ids)[order]) == shown[-24:]
@@ -232,7 +232,7 @@ def test_a_step_that_is_not_finite_leaves_queue_and_teacher_alone():
 @pytest.mark.slow
 def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palette():
     parts, state = built(**{"data.num_negatives": 2})
-    metrics = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)(state, 32)
+    metrics = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)(state, 32).metrics
     for kind in ("same_task", "palette_matched"):
         figures = {name: metrics[f"val/{kind}/{name}"] for name in ("infonce", "chance", "accuracy", "share")}
         assert 0 < figures["chance"] <= np.log(3) + 1e-6

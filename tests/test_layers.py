@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A name that ends in a dot is a folder and covers every module in it. "" is the package itself.
 LAYERS = (
     ("types", "tables", "symmetries", "registry", "precision", "paths"),
-    ("losses.", "diagnostics", "bootstrap"),
-    ("modules", "encoders.", "context", "predictors", "controls"),
+    ("losses.", "quantizers.", "diagnostics", "bootstrap"),
+    ("modules", "representation", "encoders.", "context", "predictors", "controls"),
     ("objectives.",),
     (
         "state",

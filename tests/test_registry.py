@@ -12,9 +12,9 @@ import pytest
 
 import jepa
 from jepa.registry import available, build, nearest
-from jepa.types import Encoder, Objective
+from jepa.types import Encoder, Objective, Quantizer
 
-FOLDERS = {"encoders": "Encoder", "objectives": "Objective", "data": "Source"}
+FOLDERS = {"encoders": "Encoder", "quantizers": "Quantizer", "objectives": "Objective", "data": "Source"}
 ENTRIES = [(folder, name) for folder in FOLDERS for name in available(folder)]
 
 
@@ -102,7 +102,8 @@ def test_entry_states_what_it_builds(folder, name):
 @pytest.mark.parametrize(("folder", "name"), ENTRIES)
 def test_entry_takes_parts_by_position_and_options_by_keyword(folder, name):
     parameters = signature(folder, name).parameters.values()
-    assert options(folder, name), "without keyword-only options it cannot be configured"
+    # There is nothing to choose about having no quantizer.
+    assert options(folder, name) or name == "identity", "without keyword-only options it cannot be configured"
     for p in parameters:
         assert p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY), f"{p.name} would hide a misspelt option"
         assert p.annotation is not p.empty, f"{p.name} has no type"
@@ -157,6 +158,15 @@ def test_encoder_is_built_from_its_defaults(name):
     encoder = build("encoders", name)
     assert isinstance(encoder, Encoder)
     assert callable(encoder.init) and callable(encoder.apply)
+
+
+@pytest.mark.parametrize("name", available("quantizers"))
+def test_quantizer_is_built_from_its_defaults_and_has_no_parts(name):
+    quantizer = build("quantizers", name)
+    assert isinstance(quantizer, Quantizer)
+    assert all(callable(f) for f in quantizer[:-1])
+    assert all(type(level) is int and level >= 2 for level in quantizer.levels)
+    assert list(signature("quantizers", name).parameters.values()) == options("quantizers", name)
 
 
 @pytest.mark.parametrize("name", available("objectives"))

@@ -91,21 +91,33 @@ def _content(pair: Pair) -> tuple:
 
 
 def _load_file(file: Path) -> Task:
+    demos, tests = pairs_of(read_json(file), file)
+    answered = [(x, y) for x, y in tests if y is not None]
+    if not demos + answered:
+        raise ValueError(f"{file} has no pair of an input and an output")
+    return Task(file.stem, demos, answered)
+
+
+def read_json(file: Path) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
+
+
+def pairs_of(content: Any, file: Path) -> tuple[list[Pair], list[tuple[np.ndarray, np.ndarray | None]]]:
+    """Demonstrations and tests of what `file` holds, in ARC's own format; None where a test has no output, or null.
+
+    Raises ValueError naming the place and what is wrong there.
+    """
     if not isinstance(content, dict) or "train" not in content:
         raise ValueError(f'{file} is not an ARC task: it must be {{"train": [pairs], "test": [pairs]}}')
     demos = _pairs(content["train"], f"{file}, train", answered=True)
-    tests = _pairs(content["test"], f"{file}, test", answered=False) if "test" in content else []
-    if not demos + tests:
-        raise ValueError(f"{file} has no pair of an input and an output")
-    return Task(file.stem, demos, tests)
+    return demos, _pairs(content["test"], f"{file}, test", answered=False) if "test" in content else []
 
 
-def _pairs(raw: Any, where: str, *, answered: bool) -> list[Pair]:
-    """The pairs that have an output; all of them must if `answered`."""
+def _pairs(raw: Any, where: str, *, answered: bool) -> list:
+    """(input, output) grids; every pair must have an output if `answered`, and has None for it otherwise."""
     if not isinstance(raw, list):
         raise ValueError(f'{where} is not a list of {{"input": grid, "output": grid}}')
     pairs = []
@@ -113,8 +125,8 @@ def _pairs(raw: Any, where: str, *, answered: bool) -> list[Pair]:
         if not isinstance(pair, dict) or "input" not in pair or (answered and "output" not in pair):
             raise ValueError(f'{where}[{number}] is not {{"input": grid, "output": grid}}')
         x = _objects.check_grid(pair["input"], f"{where}[{number}].input")
-        if answered or ("output" in pair and pair["output"] is not None):
-            pairs.append((x, _objects.check_grid(pair["output"], f"{where}[{number}].output")))
+        asked = answered or ("output" in pair and pair["output"] is not None)
+        pairs.append((x, _objects.check_grid(pair["output"], f"{where}[{number}].output") if asked else None))
     return pairs
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jepa import tables
 from jepa.modules import Block, Readouts, masked_mean
 from jepa.precision import compute_dtype as resolve_dtype
-from jepa.types import Array, Encoded, Encoder, Observation, PyTree
+from jepa.types import Array, Encoder, Observation, PyTree
 
 
-class ObjectEncoder(nn.Module):
+class ObjectTokens(nn.Module):
     """Tokens are a linear map of table features plus an embedding of their kind (grid, object, overflow).
 
     Contact, same colour, same shape, containment and alignment enter every attention layer as a learned bias
@@ -21,13 +21,10 @@ class ObjectEncoder(nn.Module):
     dim: int
     depth: int
     num_heads: int
-    num_readouts: int
-    readout_dim: int
-    pooling: str
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, observation: Observation) -> Encoded:
+    def __call__(self, observation: Observation) -> tuple[Array, Array]:
         features = tables.features(observation)  # [..., N, F]
         mask = observation["mask"]
         kinds = self.param("kinds", nn.initializers.normal(0.02), (3, self.dim))
@@ -37,11 +34,7 @@ class ObjectEncoder(nn.Module):
         biases = self.relation_biases(observation)
         for layer in range(self.depth):
             x = Block(self.num_heads, dtype=self.dtype)(x, mask, biases[..., layer, :, :, :])
-        if self.pooling == "readouts":
-            pooled = Readouts(self.num_readouts, self.readout_dim, self.dtype)(x, mask)
-        else:
-            pooled = nn.Dense(self.num_readouts * self.readout_dim, dtype=self.dtype)(masked_mean(x, mask))
-        return Encoded(tokens=x.astype(jnp.float32), mask=mask, pooled=pooled.astype(jnp.float32))
+        return x.astype(jnp.float32), mask
 
     def relation_biases(self, observation: Observation) -> Array:
         """[..., depth, H, N, N] from the relation bits [..., N, N, E]: one weight per relation, layer and head."""
@@ -49,6 +42,22 @@ class ObjectEncoder(nn.Module):
         weights = self.param("relations", nn.initializers.zeros, shape)
         relations = tables.edge_features(observation).astype(self.dtype)
         return jnp.einsum("...nme,elh->...lhnm", relations, weights.astype(self.dtype))
+
+
+class Pool(nn.Module):
+    """Tokens [..., N, D] -> float32 [..., num_readouts * readout_dim]."""
+
+    num_readouts: int
+    readout_dim: int
+    pooling: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array) -> Array:
+        if self.pooling == "readouts":
+            return Readouts(self.num_readouts, self.readout_dim, self.dtype)(tokens, mask)
+        width = self.num_readouts * self.readout_dim
+        return nn.Dense(width, dtype=self.dtype)(masked_mean(tokens, mask)).astype(jnp.float32)
 
 
 def build(
@@ -69,12 +78,18 @@ def build(
         raise ValueError(f"encoder.pooling is {pooling!r}; it must be 'readouts' or 'mean'")
     if dim % num_heads:
         raise ValueError(f"encoder.dim {dim} must be a multiple of encoder.num_heads {num_heads}")
-    module = ObjectEncoder(dim, depth, num_heads, num_readouts, readout_dim, pooling, resolve_dtype(compute_dtype))
+    dtype = resolve_dtype(compute_dtype)
+    tokens_module = ObjectTokens(dim, depth, num_heads, dtype)
+    pool_module = Pool(num_readouts, readout_dim, pooling, dtype)
 
     def init(key: Array, observation: Observation) -> PyTree:
-        return module.init(key, observation)["params"]
+        (tokens, mask), variables = tokens_module.init_with_output(key, observation)
+        return variables["params"] | pool_module.init(key, tokens, mask)["params"]
 
-    def apply(params: PyTree, observation: Observation) -> Encoded:
-        return module.apply({"params": params}, observation)
+    def embed(params: PyTree, observation: Observation) -> tuple[Array, Array]:
+        return tokens_module.apply({"params": params}, observation)
 
-    return Encoder(init, apply)
+    def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
+        return pool_module.apply({"params": params}, tokens, mask)
+
+    return Encoder(init, embed, pool)

@@ -12,7 +12,7 @@ from jepa.losses.norm_anchor import norm_anchor
 from jepa.losses.univariate import STATISTICS, sliced
 from jepa.losses.variance import vicreg_covariance, vicreg_variance, visreg, weak_sigreg
 from jepa.registry import nearest
-from jepa.types import Array
+from jepa.types import Array, Quantized
 
 
 class Term(NamedTuple):
@@ -26,6 +26,10 @@ class Term(NamedTuple):
     value: Callable[[Any, Array], Array]
 
 
+# The quantizer's own loss, of the field `quantizer` [] that every objective's outputs have too.
+QUANTIZER = Term("regulariser", lambda heads, key: heads.quantizer)
+
+
 def kinds(terms: Mapping[str, Term]) -> dict[str, str]:
     return {name: term.kind for name, term in terms.items()}
 
@@ -33,6 +37,17 @@ def kinds(terms: Mapping[str, Term]) -> dict[str, str]:
 def values(terms: Mapping[str, Term], heads: Any, key: Array) -> dict[str, Array]:
     """Every term, float32 []. Those whose weight is None are traced, but nothing uses them and none is compiled."""
     return {name: term.value(heads, key) for name, term in terms.items()}
+
+
+def code_metrics(quantized: Quantized) -> dict[str, Array]:
+    """What the quantizer says of itself, as metrics by path."""
+    return {f"codes/{name}": value for name, value in quantized.metrics.items()}
+
+
+def code_agreement(codes: Array, others: Array) -> dict[str, Array]:
+    """The share of tokens, real in both, to which two encoders give the same code; [] from [..., N] twice."""
+    real = codes >= 0
+    return {"codes/agreement": jnp.sum((codes == others) & real) / jnp.maximum(jnp.sum(real), 1)}
 
 
 def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: float) -> dict[str, Term]:

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from jepa import predictors, tables
-from jepa.losses.infonce import QueueState, infonce, infonce_candidates, queue_init, queue_push, temperature
+from jepa.losses.infonce import infonce, infonce_candidates, queue_init, queue_push, temperature
 from jepa.losses.invariance import STOP_GRADIENT, invariance, moved
 from jepa.losses.prediction import normalized_error, unit
 from jepa.losses.relational import NORMALIZATIONS, relational_quantiles
 from jepa.modules import Mlp
-from jepa.objectives._terms import Term, kinds, regularisers, values
-from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
+from jepa.objectives._terms import QUANTIZER, Term, code_agreement, code_metrics, kinds, regularisers, values
+from jepa.representation import Representation, teacher_trunk
+from jepa.types import Array, Batch, Encoded, LossOutput, Objective, PyTree, Quantized
 
 PAIRS = ("all", "contact")
 GROUP = ("d4", "palette", "translation")
@@ -33,6 +34,7 @@ class Latents(NamedTuple):
     """What the encoders gave: the online one of the context, the teacher of everything else."""
 
     context: Encoded  # [B, T, ...]
+    quantized: Quantized  # of the context
     moved: Encoded  # [B, ...]: the last observation of the context, under a random symmetry of its own
     target: Encoded  # [B, ...], of the teacher
     positives: Array  # [B, P] unit rows, of the teacher
@@ -47,12 +49,7 @@ class HeadOutputs(NamedTuple):
     error: Array  # [B]: squared distance of anchor and positive on the unit sphere
     contrast: Array  # [B]: InfoNCE
     relations: tuple[Array, Array]  # [B] twice: of the context to the target, of the context's frames to each other
-
-
-class State(NamedTuple):
-    """What the objective remembers between steps."""
-
-    queue: QueueState
+    quantizer: Array  # []: the quantizer's loss
 
 
 def relations(latents: Latents, batch: Batch, pairs: str, normalize: str) -> tuple[Array, Array]:
@@ -76,6 +73,7 @@ def make_terms(invariance_stop_gradient: str, **sigreg: Any) -> dict[str, Term]:
         "relational": Term("latent", lambda heads, key: jnp.mean(heads.relations[0])),
         "relational_context": Term("latent", lambda heads, key: jnp.mean(heads.relations[1])),
         "invariance": Term("latent", agreement),
+        "quantizer": QUANTIZER,
         **regularisers(**sigreg),
     }
 
@@ -97,7 +95,7 @@ def check_options(queue_size: int, tau: Sequence[float], group: Sequence[str], c
 
 
 def build(
-    encoder: Encoder,
+    representation: Representation,
     *,
     predictor: str = "none",
     predictor_dim: int = 64,
@@ -121,7 +119,7 @@ def build(
     t_max: float = 3.0,
     compute_dtype: str = "float32",
 ) -> Objective:
-    """The objective over `encoder`.
+    """The objective over `representation`; its state is that of the quantizer and the queue of past targets.
 
     predictor: what stands between the context and the projector; "none" only aggregates it by `context`, "pooled" and
     "tokens" as in `lejepa`. tau, tau_min, tau_max: the first temperature, which is learned, and its bounds.
@@ -151,7 +149,7 @@ def build(
     projector_module = Mlp((2 * projector_dim, projector_dim))
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
-        return encoder.apply(params["trunk"]["encoder"], observation)
+        return representation.encode(params["trunk"], state, observation, key=None, train=False).encoded
 
     def project(params: PyTree, pooled: Array) -> Array:
         return unit(projector_module.apply({"params": params["heads"]["projector"]}, pooled))
@@ -166,28 +164,35 @@ def build(
         if batch.context is None:
             raise ValueError("objective 'infonce' needs a context and a target: set config.data.stream to 'analogy'")
         key_encoder, key_predictor, key_projector = jax.random.split(key, 3)
-        trunk_params = {"encoder": encoder.init(key_encoder, batch.context)}
-        encoded = encoder.apply(trunk_params["encoder"], batch.context)
+        trunk_params, state = representation.init(key_encoder, batch.context)
+        encoded = encode({"trunk": trunk_params}, state, batch.context)
         variables = predictor_module.init(key_predictor, encoded)
         heads = {
             "predictor": variables["params"] if "params" in variables else {},  # a mean over time has none
             "projector": projector_module.init(key_projector, encoded.pooled)["params"],
             "log_tau": jnp.log(jnp.float32(tau)),
         }
-        return {"trunk": trunk_params, "heads": heads}, State(queue_init(queue_size, projector_dim))
+        return {"trunk": trunk_params, "heads": heads}, state | {"queue": queue_init(queue_size, projector_dim)}
 
     def trunk(params, target_params, state, batch, *, key, step, train):
         if target_params is None:
             raise ValueError("objective 'infonce' needs a teacher: set config.target_ema to a decay such as 0.99")
         last = jax.tree.map(lambda leaf: leaf[:, -1], batch.context)
-        target = encode(target_params, state, batch.target)
+        taught = {"trunk": teacher_trunk(target_params, params)}
+        target = encode(taught, state, batch.target)
         negatives = None
         if batch.negatives is not None:
-            negatives = project(target_params, encode(target_params, state, batch.negatives).pooled)
+            negatives = project(target_params, encode(taught, state, batch.negatives).pooled)
         teacher = (target, project(target_params, target.pooled), negatives)
         elsewhere = moved(last, key, **{name: name in invariance_group for name in GROUP})
-        online = (encode(params, state, batch.context), encode(params, state, elsewhere))
-        return Latents(*online, *jax.lax.stop_gradient(teacher)), state
+        key_codes, key_update = jax.random.split(jax.random.fold_in(key, 1))
+        online = representation.encode(params["trunk"], state, batch.context, key=key_codes, train=train)
+        latents = Latents(
+            online.encoded, online.quantized, encode(params, state, elsewhere), *jax.lax.stop_gradient(teacher)
+        )
+        if train:
+            state = representation.update(params["trunk"], state, online, key=key_update)
+        return latents, state
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z_hat = forward(params, latents.context)  # [B, D]
@@ -195,7 +200,7 @@ def build(
         free_tau = jnp.exp(params["heads"]["log_tau"])
         tau = temperature(params["heads"]["log_tau"], low=tau_min, high=tau_max)
         contrast, contrast_metrics = infonce(
-            anchors, latents.positives, batch.ids, state.queue, tau=tau, symmetric=symmetric
+            anchors, latents.positives, batch.ids, state["queue"], tau=tau, symmetric=symmetric
         )
         metrics = {f"infonce/{name}": value for name, value in contrast_metrics.items()}
         metrics["infonce/tau_clamped"] = jnp.float32((free_tau < tau_min) | (free_tau > tau_max))
@@ -214,14 +219,19 @@ def build(
             error=examples["prediction"],
             contrast=contrast,
             relations=relations(latents, batch, relation_pairs, relation_normalize),
+            quantizer=latents.quantized.loss,
         )
+        metrics |= code_metrics(latents.quantized)
+        if representation.levels and not train:  # the online encoder sees no target in training
+            metrics |= code_agreement(encode(params, state, batch.target).codes, latents.target.codes)
         embeddings = {
             "context": pooled.reshape(-1, pooled.shape[-1]),
             "target": latents.target.pooled,
             "predicted": z_hat,
             "projected": anchors,
         }
-        state = State(queue_push(state.queue, latents.positives, batch.ids))
-        return LossOutput(values(terms, heads, key), metrics, state, embeddings, examples)
+        state = state | {"queue": queue_push(state["queue"], latents.positives, batch.ids)}
+        ledger = values(terms, heads, key)
+        return LossOutput(ledger, metrics, state, embeddings, examples, latents.quantized.codes)
 
-    return Objective(init, trunk, loss, encode, project, predict, kinds(terms))
+    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)

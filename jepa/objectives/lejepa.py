@@ -16,9 +16,10 @@ from jepa import predictors
 from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
 from jepa.modules import Mlp
-from jepa.objectives._terms import Term, kinds, regularisers, values
+from jepa.objectives._terms import QUANTIZER, Term, code_agreement, code_metrics, kinds, regularisers, values
 from jepa.registry import nearest
-from jepa.types import Array, Batch, Encoded, Encoder, LossOutput, Objective, PyTree
+from jepa.representation import Representation, teacher_trunk
+from jepa.types import Array, Batch, Encoded, LossOutput, Objective, PyTree
 
 
 class HeadOutputs(NamedTuple):
@@ -26,6 +27,7 @@ class HeadOutputs(NamedTuple):
 
     z: Array  # [S, B, P]: embeddings by time step, context and target, or by view
     error: Array  # [B]: prediction error
+    quantizer: Array  # []: the quantizer's loss
 
 
 def check_width(width: int, batch_size: int) -> None:
@@ -45,7 +47,7 @@ def readout_scale(pooled: Array, num_readouts: int) -> dict[str, Array]:
 
 
 def build(
-    encoder: Encoder,
+    representation: Representation,
     *,
     predictor: str = "tokens",
     predictor_dim: int = 64,
@@ -62,7 +64,7 @@ def build(
     t_max: float = 3.0,
     compute_dtype: str = "float32",
 ) -> Objective:
-    """The objective over `encoder`.
+    """The objective over `representation`.
 
     predictor: "tokens" reads every token of every frame; "pooled" reads pooled embeddings aggregated by `context`.
     projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
@@ -83,12 +85,13 @@ def build(
     )
     terms = {
         "prediction": Term("latent", lambda heads, key: jnp.mean(heads.error)),
+        "quantizer": QUANTIZER,
         **regularisers(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
     }
     projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
-        return encoder.apply(params["trunk"]["encoder"], observation)
+        return representation.encode(params["trunk"], state, observation, key=None, train=False).encoded
 
     def project(params: PyTree, pooled: Array) -> Array:
         if projector_module is None:
@@ -105,32 +108,36 @@ def build(
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         key_encoder, key_predictor, key_projector = jax.random.split(key, 3)
         frames = batch.context if batch.views is None else batch.views
-        trunk_params = {"encoder": encoder.init(key_encoder, frames)}
-        encoded = encoder.apply(trunk_params["encoder"], frames)
+        trunk_params, state = representation.init(key_encoder, frames)
+        encoded = encode({"trunk": trunk_params}, state, frames)
         if encoded.pooled.shape[-1] % num_readouts:
             raise ValueError(
                 f"objective.num_readouts {num_readouts} must divide the embedding's width {encoded.pooled.shape[-1]}"
             )
-        check_width(encoded.pooled.shape[-1] if projector_dim is None else projector_dim, len(batch.ids))
         heads = {}
         if batch.views is None:
             heads["predictor"] = predictor_module.init(key_predictor, encoded)["params"]
         if projector_module is not None:
             heads["projector"] = projector_module.init(key_projector, encoded.pooled)["params"]
-        return {"trunk": trunk_params, "heads": heads}, {}
+        return {"trunk": trunk_params, "heads": heads}, state
 
     def trunk(params, target_params, state, batch, *, key, step, train):
-        if batch.views is not None:
-            if target_params is not None:
-                raise ValueError("the multi-view form has no teacher: leave config.target_ema at None")
-            return {"online": encode(params, state, batch.views), "teacher": None}, state
-        # Context and target pass through the encoder as one batch of T + 1 frames.
-        frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
-        online = encode(params, state, frames)
-        if target_params is None:
-            return {"online": online, "teacher": None}, state
-        teacher = project(target_params, encode(target_params, state, batch.target).pooled)
-        return {"online": online, "teacher": jax.lax.stop_gradient(teacher)}, state
+        if batch.views is not None and target_params is not None:
+            raise ValueError("the multi-view form has no teacher: leave config.target_ema at None")
+        key_codes, key_update = jax.random.split(key)
+        frames = batch.views
+        if frames is None:  # context and target pass through the encoder as one batch of T + 1 frames
+            frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+        online = representation.encode(params["trunk"], state, frames, key=key_codes, train=train)
+        check_width(online.encoded.pooled.shape[-1] if projector_dim is None else projector_dim, len(batch.ids))
+        latents = {"online": online.encoded, "quantized": online.quantized, "teacher": None, "teacher_codes": None}
+        if target_params is not None:
+            taught = encode({"trunk": teacher_trunk(target_params, params)}, state, batch.target)
+            teacher = jax.lax.stop_gradient(project(target_params, taught.pooled))
+            latents |= {"teacher": teacher, "teacher_codes": taught.codes}
+        if train:
+            state = representation.update(params["trunk"], state, online, key=key_update)
+        return latents, state
 
     def next_embedding(params, latents, z):
         """Per-example errors [B] of predicting and of copying the last frame; embeddings by role for diagnostics."""
@@ -144,7 +151,10 @@ def build(
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
-        metrics = readout_scale(latents["online"].pooled, num_readouts)
+        quantized = latents["quantized"]
+        metrics = readout_scale(latents["online"].pooled, num_readouts) | code_metrics(quantized)
+        if latents["teacher_codes"] is not None:
+            metrics |= code_agreement(quantized.codes[:, -1], latents["teacher_codes"])
         if batch.views is not None:
             examples = {"prediction": view_invariance(z, num_global_views)}  # [B]
             embeddings = {"views": latents["online"].pooled.reshape(-1, latents["online"].pooled.shape[-1])}
@@ -154,9 +164,10 @@ def build(
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
         # Each time step or view is a sample of its own: flattening them would multiply the target (see sigreg).
-        ledger = values(terms, HeadOutputs(jnp.swapaxes(z, 0, 1), examples["prediction"]), key)
+        heads = HeadOutputs(jnp.swapaxes(z, 0, 1), examples["prediction"], quantized.loss)
+        ledger = values(terms, heads, key)
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.shape[0]
-        return LossOutput(ledger, metrics, state, embeddings, examples)
+        return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes)
 
-    return Objective(init, trunk, loss, encode, project, predict, kinds(terms))
+    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)

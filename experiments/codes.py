@@ -1,0 +1,149 @@
+"""Does LeJEPA train through discrete codes without losing them, and what do they cost?
+
+    python experiments/codes.py                        # three seeds with and without codes, then the report
+
+Trains what is not trained yet (an interrupted run resumes): `configs/lejepa_codes.py` and `configs/lejepa.py`. Writes
+`experiments/reports/codes/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _codes
+import _seeds
+
+from jepa import metrics
+from jepa.main import default_workdir
+
+FIGURES = (
+    *("val/prediction", "val/prediction/copy_ratio", "val/readout/std_min", "val/readout/std_max"),
+    *("diag/demo_gain", "diag/demo_gain_low", "diag/demo_gain_high"),
+)
+OF_CODES = (
+    *("codes/usage", "codes/perplexity", "codes/alive", "codes/dead", "codes/window"),
+    *("val/codes/error", "val/codes/scale_min", "val/codes/scale_max", "val/codes/correlation"),
+)
+COURSE = ("codes/usage", "codes/perplexity", "codes/alive", "codes/churn", "diag/context/effective_rank")
+
+
+def course(workdir: Path) -> list[list[str]]:
+    """Evaluation by evaluation, and the largest jump and drift since the one before."""
+    rows = metrics.read_record(workdir / "metrics.jsonl")
+    lines, since = [], []
+    for row in rows:
+        since += [row] if "codes/jump" in row else []
+        if "codes/usage" in row:
+            values = [f"{row[name]:.3f}" if name in row else "" for name in COURSE]
+            largest = [f"{max(each[name] for each in since):.3f}" for name in ("codes/jump", "codes/drift")]
+            lines.append([str(row["step"]), *values, *largest])
+            since = []
+    return lines
+
+
+def price(ours: list[dict], theirs: list[dict]) -> dict[str, dict]:
+    """Every probe with and without codes, and their difference with its 95 % Welch interval over seeds."""
+
+    def scores(results: list[dict]) -> dict[str, list[float]]:
+        rows = zip(*(result["probes"]["pooled"]["rows"] for result in results), strict=True)
+        return {row[0]["probe"]: [each["score"] for each in row] for row in rows}
+
+    with_codes, without = scores(ours), scores(theirs)
+    found = {}
+    for probe, values in with_codes.items():
+        difference = _seeds.versus(values, without[probe])
+        low, high = difference["low"], difference["high"]
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        found[probe] = {
+            "with": _seeds.over_seeds(values),
+            "without": _seeds.over_seeds(without[probe]),
+            "difference": difference,
+            "with codes is": verdict,
+        }
+    return found
+
+
+def answer(summary: dict) -> str:
+    """What held, in sentences."""
+    health, ratio = summary["health"], summary["rank_ratio"]
+    lines = [
+        f"Usage of the codes, from the first tenth of training to the end, never falls below {min(health['usage_min']):.1%}",
+        f"in any seed (aim: 25 %, better 60 %), and at most by {100 * max(health['usage_drop']):.1f} points between two",
+        "evaluations (aim: 10). The largest jump, the change of quantised values by one step of the quantizer, is",
+        f"{max(health['jump_max']):.3f} of their variance (aim: below 0.1); by a whole step, what the encoder learns",
+        f"included, it is {max(health['drift_max']):.3f} at most and {_seeds.cell(_seeds.over_seeds(health['drift']))} on",
+        f"average. The effective rank, read behind the codes, is {_seeds.cell(ratio['context'])} times that of the run",
+        f"without codes for contexts and {_seeds.cell(ratio['target'])} times for targets (aim: at least 0.8).\n",
+        "By 95 % Welch intervals over seeds, the run with codes is\n",
+    ]
+    for verdict in ("better", "worse", "not told apart"):
+        probes = [name for name, row in summary["price"].items() if row["with codes is"] == verdict]
+        lines.append(f"- {verdict}: {', '.join(probes) or 'none'}")
+    return "\n".join([*lines, "", f"{_seeds.answer(summary)}.\n"])
+
+
+def both(results: list[dict], others: list[dict], name: str) -> list[str]:
+    pair = [[result["validation"][name] for result in side] for side in (results, others)]
+    cells = [_seeds.cell(_seeds.over_seeds(values)) for values in pair]
+    return [name, *cells, _seeds.signed(_seeds.versus(*pair))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/lejepa_codes.py")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--platform", default="cpu")
+    options = parser.parse_args()
+    if len(options.seeds) < 2:
+        parser.error("an interval over seeds needs at least two of them")
+
+    def trained(config: str) -> tuple[list[Path], list[dict], list[dict]]:
+        folders = [Path(f"{default_workdir(config)}-seed{seed}") for seed in options.seeds]
+        shared = (f"--config={config}", f"--config.platform={options.platform}")
+        runs = [_seeds.train(f, *shared, f"--config.seed={s}") for f, s in zip(folders, options.seeds, strict=True)]
+        return folders, *map(list, zip(*runs, strict=True))
+
+    folders, results, environments = trained(options.config)
+    _, others, _ = trained("configs/lejepa.py")
+    summary = _seeds.summarise(results, FIGURES + OF_CODES)
+    fared = [_codes.health(folder) for folder in folders]
+    summary["health"] = {name: [run[name] for run in fared] for name in fared[0]}
+    summary["price"] = price(results, others)
+    summary["rank_ratio"] = {
+        role: _seeds.over_seeds(
+            [
+                ours["validation"][f"diag/{role}/effective_rank"] / theirs["validation"][f"diag/{role}/effective_rank"]
+                for ours, theirs in zip(results, others, strict=True)
+            ]
+        )
+        for role in ("context", "target", "predicted")
+    }
+    seeds = " ".join(map(str, options.seeds))
+    lines = [f"# {__doc__.splitlines()[0]}\n", answer(summary)]
+    lines += [f"`{options.config}`, seeds {options.seeds}. Intervals are 95 % t intervals over seeds.\n"]
+    rows = [both(results, others, name) for name in FIGURES]
+    rows += [[name, _seeds.cell(summary["figures"][name]), "", ""] for name in OF_CODES]
+    lines += ["## Held out\n", _seeds.table(["figure", "with codes", "without", "difference"], rows)]
+    lines += ["## Codes over the run\n"]
+    lines += ["Usage over 8192 held-out tokens; `jump` and `drift`: the largest since the line before.\n"]
+    for seed, folder in zip(options.seeds, folders, strict=True):
+        names = [name.removeprefix("codes/").removeprefix("diag/") for name in COURSE]
+        lines += [f"Seed {seed}:\n", _seeds.table(["step", *names, "jump", "drift"], course(folder))]
+    lines += ["## The price of discreteness: probes with and without codes\n"]
+    cells = [
+        [name, _seeds.cell(row["with"]), _seeds.cell(row["without"]), _seeds.signed(row["difference"])]
+        for name, row in summary["price"].items()
+    ]
+    lines += [_seeds.table(["probe", "with codes", "without", "difference"], cells)]
+    lines += ["## Scale and rank\n", _seeds.shape_table(summary), "## Probes beside their floors\n"]
+    lines += [_seeds.probe_table(summary), "## Paired difference to the best control, per seed\n"]
+    lines += ["On the same questions, with a 95 % bootstrap interval over tasks.\n"]
+    lines += [_seeds.paired_table(summary, options.seeds)]
+    command = f"python experiments/codes.py --config={options.config} --platform={options.platform} --seeds {seeds}"
+    lines += [f"## Reproduce\n\n    {command}\n"]
+    _seeds.write(Path("experiments/reports/codes"), summary, environments, options.seeds, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
