@@ -38,6 +38,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.quantizer = ConfigDict(dict(name=chosen[-1]) | QUANTIZERS[chosen[-1]])
     config.init_batches = 2  # some 6000 tokens
     config.weights.quantizer = 1.0
+    if "tiny" not in words:
+        config.eval_every = config.checkpoint_every = 120  # usage is to be seen from the first tenth of the run on
 
     if "tiny" in words:
         if "num_codes" in config.quantizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def health(workdir: Path) -> dict[str, float]:
     found = {
         "usage": usage[-1],
         "usage_min": min(usage),
-        "usage_drop": max(0.0, *(before - after for before, after in zip(usage, usage[1:], strict=False))),
+        "usage_drop": max(0.0, *(before - after for before, after in itertools.pairwise(usage))),
         "perplexity": last["codes/perplexity"],
         "alive": last["codes/alive"],
         "jump_max": max(row["codes/jump"] for row in logged),
@@ -30,4 +31,4 @@ def health(workdir: Path) -> dict[str, float]:
         "rank": last["diag/context/effective_rank"],
         "copy_ratio": last["val/prediction/copy_ratio"],
     }
-    return found | ({"error": last["val/codes/error"]} if "val/codes/error" in last else {})
+    return found | {name: last[f"val/codes/{name}"] for name in ("error", "agreement") if f"val/codes/{name}" in last}

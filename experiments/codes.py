@@ -67,14 +67,16 @@ def price(ours: list[dict], theirs: list[dict]) -> dict[str, dict]:
 def answer(summary: dict) -> str:
     """What held, in sentences."""
     health, ratio = summary["health"], summary["rank_ratio"]
+    least, drop = min(health["usage_min"]), 100 * max(health["usage_drop"])
+    drift = _seeds.cell(_seeds.over_seeds(health["drift"]))
     lines = [
-        f"Usage of the codes, from the first tenth of training to the end, never falls below {min(health['usage_min']):.1%}",
-        f"in any seed (aim: 25 %, better 60 %), and at most by {100 * max(health['usage_drop']):.1f} points between two",
-        "evaluations (aim: 10). The largest jump, the change of quantised values by one step of the quantizer, is",
-        f"{max(health['jump_max']):.3f} of their variance (aim: below 0.1); by a whole step, what the encoder learns",
-        f"included, it is {max(health['drift_max']):.3f} at most and {_seeds.cell(_seeds.over_seeds(health['drift']))} on",
-        f"average. The effective rank, read behind the codes, is {_seeds.cell(ratio['context'])} times that of the run",
-        f"without codes for contexts and {_seeds.cell(ratio['target'])} times for targets (aim: at least 0.8).\n",
+        f"Usage of the codes, from the first tenth of training to the end, never falls below {least:.1%} in any seed",
+        f"(to reach: 25 %, better 60 %), and by {drop:.1f} points at most between two evaluations (10). The largest",
+        "jump, the squared change of quantised values by one step of the quantizer over their variance, is",
+        f"{max(health['jump_max']):.3f} (below 0.1). By a whole step, with what the encoder learns, they change by",
+        f"{max(health['drift_max']):.3f} at most and by {drift} on average, each the largest of ten steps.",
+        f"The effective rank, read behind the codes, is {_seeds.cell(ratio['context'])} times that of the run without",
+        f"codes for contexts and {_seeds.cell(ratio['target'])} times for targets (at least 0.8).\n",
         "By 95 % Welch intervals over seeds, the run with codes is\n",
     ]
     for verdict in ("better", "worse", "not told apart"):

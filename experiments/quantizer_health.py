@@ -39,6 +39,8 @@ RECIPES = {
     "Gumbel": ("gumbel", {}),
     "FSQ": ("fsq", {}),
     "FSQ without its loss": ("fsq", {"weight": 0.0}),
+    "FSQ and a teacher": ("fsq", {"teacher": 0.99}),
+    "data, relative and capped, split, and a teacher": ("vq_ema", {"teacher": 0.99}),
 }
 COLUMNS = {
     "usage": "usage, end",
@@ -53,6 +55,7 @@ COLUMNS = {
     "error": "error, end",
     "rank": "rank",
     "copy_ratio": "error / copy",
+    "agreement": "agreement",
 }
 
 
@@ -75,6 +78,8 @@ def small(recipe: str, seed: int):
     options = dict(options)
     if "weight" in options:
         config.weights.quantizer = options.pop("weight")
+    if "teacher" in options:
+        config.target_ema = options.pop("teacher")
     config.quantizer.update(options)
     return config
 
@@ -121,10 +126,11 @@ def answer(summary: dict) -> str:
     calm = [name for name in alive if max(rows[name]["each"]["jump_max"]) < 0.1]
     return "\n".join(
         [
-            f"Usage stays above 25 % from the first tenth of training to the end (mean over seeds) for: {names(alive)}.",
-            f"Of these, no step of any seed changed the quantised values by 0.1 of their variance for: {names(calm)}.",
+            "Usage stays above 25 % from the first tenth of training to the end, in the mean over seeds, for:",
+            f"{names(alive)}.",
+            f"Of these, no step of the quantizer changed its values by 0.1 of their variance for: {names(calm)}.",
             "Two codebooks that start as one and follow contexts and targets apart give equal vectors equal codes in",
-            f"{_seeds.cell(summary['two_codebooks'])} of the cases; one codebook does in all of them, by construction.\n",
+            f"{_seeds.cell(summary['two_codebooks'])} of the cases; one codebook does in all of them.\n",
         ]
     )
 
@@ -158,20 +164,22 @@ def write(summary: dict, environments: list[dict], seeds: list[int], platform: s
         [name, *(_seeds.cell(row[column]) if column in row else "" for column in COLUMNS)]
         for name, row in summary["recipes"].items()
     ]
+    numbers = " ".join(map(str, seeds))
     report = [
         f"# {__doc__.splitlines()[0]}\n",
         answer(summary),
-        "768 codes (FSQ: 1000), an encoder of width 32 and one layer, 240 steps of 64, learning rate 1e-3; mean over seeds",
-        f"{seeds} with 95 % t intervals. Figures count from the first tenth of the steps.\n",
+        "768 codes (FSQ: 1000), an encoder of width 32 and one layer, 240 steps of 64, learning rate 1e-3; mean over",
+        f"seeds {seeds} with 95 % t intervals. Figures count from the first tenth of the steps.\n",
         _seeds.table(["recipe", *COLUMNS.values()], rows),
-        "`usage`, `perplexity` and `alive` (codes more frequent than a tenth of the mean) are over 8192 held-out tokens.",
-        "`drop`: fall of usage between two evaluations, 30 steps apart. `jump`: squared change of quantised values on 64",
-        "fixed grids by one step of the quantizer alone, over their variance; `drift`: by the whole step, the encoder's",
-        "part included; each is the largest of ten steps. `churn`: share of held-out tokens whose code is another one than",
-        "at the evaluation before. `error`: squared quantisation error over the variance of what is quantised, which is",
-        "the bounded scalars in FSQ. `rank`: effective rank of the pooled context embeddings. `error / copy`: prediction",
-        "error over that of copying the last grid of the context.\n",
-        f"## Reproduce\n\n    python experiments/quantizer_health.py --platform={platform} --seeds {' '.join(map(str, seeds))}\n",
+        "`usage`, `perplexity` and `alive` (codes more frequent than a tenth of the mean) are over 8192 held-out",
+        "tokens. `drop`: fall of usage between two evaluations, 30 steps apart. `jump`: squared change of quantised",
+        "values on 64 fixed grids by one step of the quantizer alone, over their variance; `drift`: by the whole step,",
+        "the encoder's part included; each is the largest of ten steps. `churn`: share of held-out tokens whose code",
+        "is another one than at the evaluation before. `error`: squared quantisation error over the variance of what",
+        "is quantised, which is the bounded scalars in FSQ. `rank`: effective rank of the pooled context embeddings.",
+        "`error / copy`: prediction error over that of copying the last grid of the context. `agreement`: share of",
+        "tokens of the same target grid to which the online encoder and its teacher give the same code.\n",
+        f"## Reproduce\n\n    python experiments/quantizer_health.py --platform={platform} --seeds {numbers}\n",
     ]
     folder = Path("experiments/reports/quantizer_health")
     folder.mkdir(parents=True, exist_ok=True)

@@ -50,14 +50,11 @@ import contextlib
 import importlib.util
 import itertools
 import json
-import os
 import signal
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -66,16 +63,14 @@ import rich.progress
 from ml_collections import ConfigDict
 
 from jepa import checkpoint, run_folder, tables, train
-from jepa.data import _collections, _objects
+from jepa.data import _objects
+from jepa.data._grid_files import Grid, open_input
+from jepa.encoded_files import Block, write
 from jepa.quantizers import fsq
-from jepa.registry import nearest
 from jepa.scorers import CHUNK
 from jepa.types import PyTree
 
 FORMAT = 1  # raise it whenever a reader of the old format would misread a file
-SUFFIXES = (".json", ".npy")
-
-Block = dict[str, np.ndarray]  # the arrays of the table above, less `meta`, for some grids
 
 
 class Described(NamedTuple):
@@ -158,17 +153,6 @@ def _backgrounds(grids: Sequence[np.ndarray], background: int | Sequence[int] | 
 # From grids to blocks.
 
 
-class Grid(NamedTuple):
-    """One grid of a stream and where it comes from, in the words of the table above. Without a background, its own."""
-
-    cells: Any  # [height, width] of colours 0..9
-    background: int | None = None
-    file: str = ""
-    role: str = ""
-    pair: int = 0
-    side: str = ""
-
-
 def stream(model: Model, grids: Iterable[Grid], *, chunk: int = CHUNK) -> Iterator[Block]:
     """Blocks of `chunk` grids, the last one smaller; their starts and edges count from 0. Reads at most `chunk` ahead.
 
@@ -224,193 +208,6 @@ def _block(model: Model, grids: list[Grid]) -> Block:
 
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-# From files to grids.
-
-
-class Input(NamedTuple):
-    """`names` of files, or ids of tasks, in order, and `load`, which reads the grids of one of them."""
-
-    names: list[str]
-    load: Callable[[str], list[Grid]]
-
-    def grids(self) -> Iterator[Grid]:
-        """All grids, one file at a time. Raises ValueError naming the file, the place in it and what is wrong."""
-        return (grid for name in self.names for grid in self.load(name))
-
-
-def open_input(where: Path | str) -> Input:
-    """The files of a folder, a single file, or the tasks of a collection. Raises ValueError where there is none."""
-    path = Path(where).expanduser()
-    if path.is_dir():
-        names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
-        if not names:
-            raise ValueError(f"folder {path} has no *.json or *.npy file, which is where grids are read from")
-        return Input(names, lambda name: _load_file(path / name))
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise ValueError(f"{path} is neither a .json nor a .npy file, which is where grids are read from")
-        return Input([path.name], lambda _: _load_file(path))
-    if str(where) not in _collections.COLLECTIONS:
-        clause = nearest(str(where), _collections.COLLECTIONS)
-        raise ValueError(f"there is no file or folder {str(where)!r}, and no collection of that name: {clause}")
-    tasks = {task.id: task for task in _collections.load(str(where))}
-    return Input(list(tasks), lambda name: _task_grids(name, tasks[name].demos, tasks[name].tests))
-
-
-def _load_file(file: Path) -> list[Grid]:
-    """The grids of one file, at least one. Raises ValueError naming the place and what is wrong there."""
-    if file.suffix == ".npy":
-        return [Grid(_objects.check_grid(_read_array(file), str(file)), file=file.name)]
-    content = _collections.read_json(file)
-    if isinstance(content, dict):
-        grids = _task_grids(file.name, *_collections.pairs_of(content, file))
-    elif isinstance(content, list):
-        grids = _bare_grids(file, content)
-    else:
-        raise ValueError(f"{file} is neither an ARC task nor a grid, a list of rows of colours, nor a list of grids")
-    if not grids:
-        raise ValueError(f"{file} holds no grid")
-    return grids
-
-
-def _read_array(file: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(file, mode="r")  # mapped: whatever its header claims, nothing is allocated
-    except ValueError as error:
-        raise ValueError(f"{file} is not an array of numbers as numpy.save writes it: {error}") from error
-
-
-def _bare_grids(file: Path, content: list) -> list[Grid]:
-    """One grid is a list of rows, and a list of grids is nested once more."""
-    if any(isinstance(cell, list) for row in content if isinstance(row, list) for cell in row):
-        return [
-            Grid(_objects.check_grid(grid, f"{file}[{number}]"), file=file.name, pair=number)
-            for number, grid in enumerate(content)
-        ]
-    return [Grid(_objects.check_grid(content, str(file)), file=file.name)] if content else []
-
-
-def _task_grids(name: str, demos: Sequence[tuple], tests: Sequence[tuple]) -> list[Grid]:
-    """All grids of a task under the background of those that are known when its tests are asked; no output, no grid."""
-    known = [grid for pair in demos for grid in pair] + [x for x, _ in tests]
-    background = _objects.background(known) if known else None
-    return [
-        Grid(cells, background, name, role, number, side)
-        for role, pairs in (("train", demos), ("test", tests))
-        for number, pair in enumerate(pairs)
-        for side, cells in zip(("input", "output"), pair, strict=True)
-        if cells is not None
-    ]
-
-
-# From blocks to a file.
-
-
-def write(output: Path, blocks: Iterable[Block], meta: str) -> None:
-    """Writes all blocks in the format that the name of `output` ends in; it has that name only once it is complete."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        {".npz": _write_npz, ".parquet": _write_parquet}[output.suffix](partial, blocks, meta)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-class _Column:
-    """An array that grows on disk, in a file without a name, since members of an archive cannot grow side by side."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file, self.parts, self.rows = file, 0, 0
-
-    def append(self, array: np.ndarray) -> None:
-        np.save(self.file, array)
-        none = array[:0]
-        self.empty = np.concatenate([self.empty, none]) if self.parts else none  # strings grow to the longest
-        self.parts, self.rows = self.parts + 1, self.rows + len(array)
-
-    def copy_to(self, member: IO[bytes]) -> None:
-        shape, descr = (self.rows, *self.empty.shape[1:]), np.lib.format.dtype_to_descr(self.empty.dtype)
-        np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
-        self.file.seek(0)
-        for _ in range(self.parts):
-            member.write(np.load(self.file).astype(self.empty.dtype).tobytes())
-
-
-def _write_npz(path: Path, blocks: Iterable[Block], meta: str) -> None:
-    with contextlib.ExitStack() as stack, zipfile.ZipFile(path, "w") as archive:
-        columns: dict[str, _Column] = {}
-        for block in _numbered_on(blocks):
-            for name, array in block.items():
-                if name not in columns:
-                    columns[name] = _Column(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)))
-                columns[name].append(array)
-        with _member(archive, "meta") as member:
-            np.lib.format.write_array(member, np.array(meta))
-        for name, column in columns.items():
-            with _member(archive, name) as member:
-                column.copy_to(member)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Dated 1980, as in every archive, so that the bytes do not tell when it was written."""
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-
-
-def _numbered_on(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Blocks whose starts and edges count on from one to the next; only the first keeps its leading 0."""
-    objects = edges = 0
-    for number, block in enumerate(blocks):
-        yield block | {
-            "object_start": block["object_start"][min(number, 1) :] + objects,
-            "edge_start": block["edge_start"][min(number, 1) :] + edges,
-            "edges": block["edges"] + objects,
-        }
-        objects += int(block["object_start"][-1])
-        edges += int(block["edge_start"][-1])
-
-
-PER_OBJECT = ("kind", "code", "symbols", "box", "colour", "histogram", "area")
-GROUP = 16  # blocks in a row group: columns long enough to compress, and a footer that stays small
-
-
-def _write_parquet(path: Path, blocks: Iterable[Block], meta: str) -> None:
-    import pyarrow as pa  # an extra, which nothing else needs
-    from pyarrow import parquet
-
-    parts = map(_arrow_table, blocks)
-    with contextlib.ExitStack() as stack:
-        writer = None
-        while some := list(itertools.islice(parts, GROUP)):
-            group = pa.concat_tables(some).replace_schema_metadata({"jepa": meta})
-            if writer is None:
-                writer = stack.enter_context(parquet.ParquetWriter(path, group.schema))
-            writer.write_table(group)
-
-
-def _arrow_table(block: Block) -> Any:
-    """A block as a pyarrow.Table with a row for each grid; its edges count the objects of their own row."""
-    import pyarrow as pa
-
-    def column(array: np.ndarray) -> Any:
-        if array.ndim == 1:
-            return pa.array(array)
-        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
-
-    def lists(start: np.ndarray, array: np.ndarray) -> Any:
-        return pa.ListArray.from_arrays(pa.array(start, pa.int32()), column(array))
-
-    first_object = np.repeat(block["object_start"][:-1], np.diff(block["edge_start"]))
-    local = (block["edges"] - first_object[:, None]).astype(np.int32)
-    columns = {
-        name: lists(block["object_start"], array) if name in PER_OBJECT else column(array)
-        for name, array in block.items()
-        if name not in ("object_start", "edge_start", "edges")
-    }
-    return pa.table(columns | {"edges": lists(block["edge_start"], local)})
 
 
 # The command.

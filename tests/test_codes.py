@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import checkpoint, codes, config_checks, encode, main, run_folder, train
-from jepa.codes import Change, Collection, Unit
+from jepa import checkpoint, code_rules, code_tokens, codes, config_checks, encode, main, run_folder, train
+from jepa.code_rules import Change, Unit
+from jepa.code_tokens import Collection
 from jepa.data import _collections, _objects
 from jepa.data._collections import Task
 from jepa.tables import OVERFLOW
@@ -29,20 +30,20 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def test_purity_of_a_table_made_by_hand():
     of_code = np.array([0, 0, 0, 0, 1, 1, 1, 3])
     values = np.array([5, 5, 5, 2, 2, 7, -1, -1])  # the last two tokens have no such attribute
-    found = codes.purity(of_code, values, 4)
+    found = code_tokens.purity(of_code, values, 4)
     assert found.total.tolist() == [4, 2, 0, 0]
     assert found.value.tolist() == [5, 2, -1, -1]  # of 2 and 7, once each, the smaller
     np.testing.assert_allclose(found.share, [3 / 4, 1 / 2, np.nan, np.nan])
     np.testing.assert_allclose(found.base, [3 / 6, 2 / 6, np.nan, np.nan])
-    told = codes.told(found, values)
+    told = code_tokens.told(found, values)
     assert told.share == pytest.approx((3 + 1) / 6) and told.base == pytest.approx(3 / 6)
-    assert codes.told(codes.purity(of_code, np.full(8, -1), 4), np.full(8, -1)) is None
+    assert code_tokens.told(code_tokens.purity(of_code, np.full(8, -1), 4), np.full(8, -1)) is None
 
 
 def test_the_commonest_value_is_that_of_counting():
     rng = np.random.default_rng(0)
     of_code, values = rng.integers(0, 9, 500), rng.integers(0, 30, 500)
-    value, most = codes.commonest(of_code, values, 10)
+    value, most = code_tokens.commonest(of_code, values, 10)
     for code in range(9):
         counts = Counter(values[of_code == code].tolist())
         assert most[code] == max(counts.values())
@@ -53,24 +54,31 @@ def test_the_commonest_value_is_that_of_counting():
 def test_chance_is_what_codes_without_meaning_reach():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4, 6000)
-    meaningless = codes.told(codes.purity(rng.integers(0, 500, 6000), values, 500), values)
+    meaningless = code_tokens.told(code_tokens.purity(rng.integers(0, 500, 6000), values, 500), values)
     assert meaningless.share > meaningless.base + 0.1  # a code of a dozen tokens looks pure by itself
     assert meaningless.gain == pytest.approx(0, abs=0.02)
-    assert codes.told(codes.purity(values + 3, values, 7), values).gain == pytest.approx(1)
-    assert codes.told(codes.purity(np.zeros(6000, int), values, 1), values).gain == pytest.approx(0)
-    single = codes.purity(np.arange(3), np.array([0, 1, 1]), 3)
+    assert code_tokens.told(code_tokens.purity(values + 3, values, 7), values).gain == pytest.approx(1)
+    assert code_tokens.told(code_tokens.purity(np.zeros(6000, int), values, 1), values).gain == pytest.approx(0)
+    single = code_tokens.purity(np.arange(3), np.array([0, 1, 1]), 3)
     assert single.share.tolist() == single.chance.tolist() == [1, 1, 1]  # one token is pure whatever it is
 
 
+def test_usage_is_compared_with_that_of_even_draws():
+    rng = np.random.default_rng(0)
+    drawn = [len(set(rng.integers(0, 40, 60).tolist())) / 40 for _ in range(2000)]
+    assert codes.even_usage(40, 60) == pytest.approx(np.mean(drawn), abs=0.01)
+    assert codes.even_usage(1, 60) == 1
+
+
 def test_nearest_codes_of_a_codebook_made_by_hand():
-    index, distance = codes.nearest_codes(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [0.0, -1.0]]), 2)
+    index, distance = code_tokens.nearest_codes(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [0.0, -1.0]]), 2)
     assert index.tolist() == [[2, 3], [2, 0], [0, 3], [0, 2]]  # of equals the first
     far = [5, 1, 1, math.hypot(3, 3), math.hypot(3, 5), 2]
     np.testing.assert_allclose(distance[0], np.array([1, 1]) / np.mean(far))
     np.testing.assert_allclose(distance[1], np.array([math.hypot(3, 3), 5]) / np.mean(far))
-    index, distance = codes.nearest_codes(np.ones((3, 2)), 5)
+    index, distance = code_tokens.nearest_codes(np.ones((3, 2)), 5)
     assert index.tolist() == [[1, 2], [0, 2], [0, 1]] and not distance.any()
-    assert codes.nearest_codes(np.ones((1, 2)), 5)[0].shape == (1, 0)
+    assert code_tokens.nearest_codes(np.ones((1, 2)), 5)[0].shape == (1, 0)
 
 
 # From inputs to outputs.
@@ -90,7 +98,7 @@ TABLE = [
 
 
 def test_rules_of_a_table_made_by_hand():
-    found = {(rule.before, rule.after): rule for rule in codes.rules(TABLE)}
+    found = {(rule.before, rule.after): rule for rule in code_rules.rules(TABLE)}
     assert found.keys() == {(1, 3), (1, 4), (2, 3), (2, 4)}
     rule = found[1, 3]
     assert (rule.together, rule.with_before, rule.with_after, rule.units) == (3, 3, 3, 5)
@@ -99,91 +107,95 @@ def test_rules_of_a_table_made_by_hand():
     assert rule.pmi == pytest.approx(math.log2(5 / 3)) and rule.evidence == pytest.approx((2 - 1) * math.log2(5 / 3))
     assert rule.examples == ((101, 203), (101, 203))  # one of each task
     assert found[1, 4].lift == pytest.approx(1 * 5 / (3 * 2))
-    ranked = [rule.evidence for rule in codes.rules(TABLE)]
+    (twice,) = code_rules.rules([unit(0, 0, {1}, {2})] * 2)  # two matched objects of one pair
+    assert (twice.together, twice.pairs, twice.tasks, twice.evidence) == (2, 1, 1, 0)
+    ranked = [rule.evidence for rule in code_rules.rules(TABLE)]
     assert ranked == sorted(ranked, reverse=True)
 
 
 def test_a_rule_read_backwards_has_the_same_figures():
-    backwards = codes.rules([u._replace(inputs=u.outputs, outputs=u.inputs) for u in TABLE])
+    backwards = code_rules.rules([u._replace(inputs=u.outputs, outputs=u.inputs) for u in TABLE])
     assert {(r.after, r.before, r.together, r.pairs, r.tasks, r.lift) for r in backwards} == {
-        (r.before, r.after, r.together, r.pairs, r.tasks, r.lift) for r in codes.rules(TABLE)
+        (r.before, r.after, r.together, r.pairs, r.tasks, r.lift) for r in code_rules.rules(TABLE)
     }
 
 
 def test_codes_that_do_not_depend_on_each_other_have_lift_one():
     independent = [unit(i, i, {a}, {b}) for i, (a, b) in enumerate(itertools.product((1, 2, 3), (4, 5)))]
-    assert [(rule.lift, rule.pmi) for rule in codes.rules(independent)] == [(1, 0)] * 6
-    assert codes.rules([]) == []
+    assert [(rule.lift, rule.pmi) for rule in code_rules.rules(independent)] == [(1, 0)] * 6
+    assert code_rules.rules([]) == []
 
 
 def test_a_rule_of_one_task_is_not_listed_and_two_tasks_are_not_recurrent():
     same_task = [unit(0, pair, {1}, {2}) for pair in range(9)] + [unit(1, 9, {3}, {4})]
-    assert codes.listed_rules(codes.rules(same_task)) == {"changed": [], "kept": []}
+    assert code_rules.listed_rules(code_rules.rules(same_task)) == {"changed": [], "kept": []}
     two = [unit(pair % 2, pair, {1}, {1, 2}) for pair in range(4)] + [unit(2 + i, 4 + i, {3}, {4}) for i in range(6)]
-    listed = codes.listed_rules(codes.rules(two))
+    listed = code_rules.listed_rules(code_rules.rules(two))
     assert [(rule.before, rule.after) for rule in listed["changed"]] == [(3, 4), (1, 2)]
     assert [(rule.before, rule.after) for rule in listed["kept"]] == [(1, 1)]
-    assert codes.recurrent(codes.rules(two)) == 0  # six tasks of ten have a lift of 10 / 6, two of them one of 5
+    assert (
+        code_rules.recurrent(code_rules.rules(two)) == 0
+    )  # six tasks of ten have a lift of 10 / 6, two of them one of 5
 
 
 def test_foreign_outputs_are_those_of_another_task_and_leave_chance_alone():
     rng = np.random.default_rng(0)
     units = [unit(task, 3 * task + i, {task % 10}, {10 + task % 10}) for task in range(60) for i in range(3)]
-    foreign = codes.with_foreign_outputs(units, rng)
+    foreign = code_rules.with_foreign_outputs(units, rng)
     assert [(u.task, u.pair, u.inputs) for u in foreign] == [(u.task, u.pair, u.inputs) for u in units]
     assert Counter(tuple(u.outputs) for u in foreign) == Counter(tuple(u.outputs) for u in units)
-    assert codes.recurrent(codes.rules(units)) == 10
-    assert codes.recurrent_by_chance(units) < 2
+    assert code_rules.recurrent(code_rules.rules(units)) == 10
+    assert code_rules.recurrent_by_chance(units) < 2
     own = [unit(task, task, {task}, {task}) for task in range(9)]
-    assert all(set(u.inputs) != set(u.outputs) for u in codes.with_foreign_outputs(own, rng))
+    assert all(set(u.inputs) != set(u.outputs) for u in code_rules.with_foreign_outputs(own, rng))
 
 
 def test_codes_that_go_and_come():
-    gone = {change.code: change for change in codes.vanishing(TABLE)}
+    gone = {change.code: change for change in code_rules.vanishing(TABLE)}
     assert gone == {1: Change(1, 3, 3, 2, 2), 2: Change(2, 2, 2, 2, 2)}
     mixed = [unit(0, 0, {1, 2}, {1}), unit(0, 1, {1, 2}, {}), unit(1, 2, {2}, {3})]
-    assert codes.vanishing(mixed) == [Change(1, 2, 1, 1, 0), Change(2, 3, 3, 2, 2)]
-    assert codes.appearing(mixed) == [Change(1, 1, 0, 1, 0), Change(3, 1, 1, 1, 1)]
-    assert codes.alone_on_average(codes.vanishing(mixed)) == pytest.approx(4 / 5)
-    assert [change.code for change in codes.listed_changes(codes.vanishing(mixed))] == [2]
-    assert codes.listed_changes([]) == [] and math.isnan(codes.alone_on_average([]))
+    assert code_rules.vanishing(mixed) == [Change(1, 2, 1, 1, 0), Change(2, 3, 3, 2, 2)]
+    assert code_rules.appearing(mixed) == [Change(1, 1, 0, 1, 0), Change(3, 1, 1, 1, 1)]
+    assert code_rules.alone_on_average(code_rules.vanishing(mixed)) == pytest.approx(4 / 5)
+    assert [change.code for change in code_rules.listed_changes(code_rules.vanishing(mixed))] == [2]
+    assert code_rules.listed_changes([]) == [] and math.isnan(code_rules.alone_on_average([]))
 
 
 BEFORE = np.array([[1, 0, 0, 2], [0, 0, 0, 2], [3, 0, 3, 0], [0, 0, 0, 0]])
-AFTER = np.array([[4, 0, 0, 0], [0, 0, 0, 0], [3, 0, 0, 5], [0, 0, 0, 5]])
+AFTER = np.array([[4, 0, 0, 6], [0, 0, 0, 0], [3, 0, 0, 5], [0, 0, 0, 5]])
 
 
 def described(tasks, code_of_row):
     """The tokens of tasks whose codes are a function of (grid, row of its table)."""
-    collection = codes.collect("by hand", tasks)
+    collection = code_tokens.collect("by hand", tasks)
     table = _objects.tokenise(collection.grids, collection.backgrounds)
     owners = [
-        codes.token_of_cells(grid, background, {key: leaf[i] for key, leaf in table.items()})
+        code_tokens.token_of_cells(grid, background, {key: leaf[i] for key, leaf in table.items()})
         for i, (grid, background) in enumerate(zip(collection.grids, collection.backgrounds, strict=True))
     ]
     of_rows = np.where(table["mask"], code_of_row(*np.indices(table["mask"].shape)), -1)
-    tokens, vocabulary = codes.tokens_of(collection, owners, table, of_rows)
+    tokens, vocabulary = code_tokens.tokens_of(collection, owners, table, of_rows)
     return collection, table, owners, of_rows, tokens, vocabulary
 
 
 def test_objects_are_matched_by_being_there_by_place_and_by_shape():
     task = Task("t", [(BEFORE.astype(np.uint8), AFTER.astype(np.uint8))], [])
     *_, tokens, vocabulary = described([task], lambda grid, row: 100 * grid + row)
-    objects = {i: int(tokens.colour[i]) for i in np.flatnonzero(tokens.kind == codes.OBJECT)}
+    objects = {i: int(tokens.colour[i]) for i in np.flatnonzero(tokens.kind == code_tokens.OBJECT)}
 
     def by_colour(units):
         return sorted((objects[i], objects[j]) for u in units for i in u.inputs.values() for j in u.outputs.values())
 
-    assert by_colour(codes.together(tokens)) == sorted(itertools.product([1, 2, 3, 3], [3, 4, 5]))
-    assert by_colour(codes.same_place(tokens)) == [(1, 4), (3, 3)]
-    assert by_colour(codes.same_shape(tokens)) == [(2, 5)]  # the single cells occur more than once
+    assert by_colour(code_rules.together(tokens)) == sorted(itertools.product([1, 2, 3, 3], [3, 4, 5, 6]))
+    assert by_colour(code_rules.same_place(tokens)) == [(1, 4), (3, 3)]  # 2 and 6 share a corner and no more
+    assert by_colour(code_rules.same_shape(tokens)) == [(2, 5)]  # the single cells occur more than once
     assert [shape.tolist() for shape in vocabulary.shapes] == [[[True]], [[True], [True]]]
 
 
 def test_a_pair_without_objects_is_a_pair():
     empty = np.zeros((2, 2), np.uint8)
     *_, tokens, _ = described([Task("t", [(empty, empty)], [])], lambda grid, row: row)
-    assert codes.together(tokens) == [Unit(0, 0, {}, {})] and codes.rules(codes.together(tokens)) == []
+    assert code_rules.together(tokens) == [Unit(0, 0, {}, {})] and code_rules.rules(code_rules.together(tokens)) == []
 
 
 # The cells of a token.
@@ -209,7 +221,7 @@ def test_the_cells_of_every_token_are_those_its_table_describes():
             assert [top, left, np.ptp(rows) + 1, np.ptp(columns) + 1] == table["box"][grid, row].tolist()
             height, width = vocabulary.sizes[tokens.size[i]]
             assert np.array_equal(vocabulary.shapes[tokens.shape[i]], own[top : top + height, left : left + width])
-            assert tokens.colour[i] == (np.argmax(histogram) if (histogram > 0).sum() == 1 else codes.SEVERAL)
+            assert tokens.colour[i] == (np.argmax(histogram) if (histogram > 0).sum() == 1 else code_tokens.SEVERAL)
         else:
             assert tokens.colour[i] == tokens.size[i] == tokens.shape[i] == -1
 
@@ -298,7 +310,7 @@ def test_counts_sum_to_the_tokens_there_are(run, data):
     record = json.loads((run / "environment.json").read_text())["starts"][-1]
     tasks = [task for task in _collections.load("arc2-clean") if task.id in record["validation_ids"]]
     assert data["tasks"] == [task.id for task in tasks] and len(tasks) == len(record["validation_ids"])
-    grids = codes.collect("", tasks)
+    grids = code_tokens.collect("", tasks)
     mask = _objects.tokenise(grids.grids, grids.backgrounds)["mask"]
     assert data["numTokens"] == sum(code["count"] for code in data["codes"]) == mask.sum()
     assert data["numGrids"] == len(grids.grids) and data["numTasks"] == len(tasks)
@@ -337,7 +349,7 @@ def test_what_is_drawn_is_what_the_model_said_of_the_grids(run, data):
         assert {code_at(*example) for example in code["examples"]} == {code["code"]}
     for match in data["matches"].values():
         for rule in match["changed"] + match["kept"]:
-            assert rule["examples"] and rule["tasks"] >= codes.LISTED_TASKS and rule["lift"] > 1
+            assert rule["examples"] and rule["tasks"] >= code_rules.LISTED_TASKS and rule["lift"] > 1
             for before, after in rule["examples"]:
                 assert before[0] % 2 == 0 and after[0] == before[0] + 1  # the output of the same pair
                 assert (code_at(*before), code_at(*after)) == (rule["before"], rule["after"])
@@ -380,7 +392,7 @@ def test_another_collection_says_what_was_trained_on(run, tmp_path):
     codes.main([str(run), f"--collection={folder}", f"--output={tmp_path / 'mine.html'}", "--checkpoint=best"])
     reader = Reader((tmp_path / "mine.html").read_text(encoding="utf-8"))
     found = json.loads(reader.text["json"])
-    assert found["numTasks"] == 2 and found["numGrids"] == 8 and found["numTokens"] == 4 * 5 + 4 * 4
+    assert found["numTasks"] == 2 and found["numGrids"] == 8 and found["numTokens"] == 8 * 5
     assert "trained on 1 of these 2 tasks" in (tmp_path / "mine.html").read_text(encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ import pytest
 from scipy import ndimage
 
 import jepa
-from jepa import encode, main, train
-from jepa.data import _objects
+from jepa import encode, encoded_files, main, train
+from jepa.data import _grid_files, _objects
 from jepa.encode import Grid
 from jepa.quantizers import fsq
 
@@ -135,7 +135,7 @@ def test_no_number_depends_on_the_chunk(model):
     grids = [Grid(random_grid(rng, largest=30)) for _ in range(270)]
     (whole,) = encode.stream(model, grids, chunk=1000)
     for chunk in (7, 256):
-        parts = list(encode._numbered_on(encode.stream(model, grids, chunk=chunk)))
+        parts = list(encoded_files._numbered_on(encode.stream(model, grids, chunk=chunk)))
         assert len(parts) == -(-270 // chunk)
         for name, array in whole.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array, err_msg=name)
@@ -246,8 +246,8 @@ def test_a_stream_reads_no_more_than_a_chunk_ahead(model):
 
 def test_files_are_read_one_at_a_time(tmp_path, monkeypatch):
     write_tasks(tmp_path / "in")
-    loaded, load = [], encode._load_file
-    monkeypatch.setattr(encode, "_load_file", lambda file: loaded.append(file.name) or load(file))
+    loaded, load = [], _grid_files._load_file
+    monkeypatch.setattr(_grid_files, "_load_file", lambda file: loaded.append(file.name) or load(file))
     grids = encode.open_input(tmp_path / "in").grids()
     assert not loaded
     next(grids)
@@ -331,7 +331,7 @@ def test_a_run_without_codes_gives_embeddings_and_objects(command, tmp_path):
 
 def test_parquet_has_a_row_for_each_grid_with_the_same_numbers(model, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(encode, "GROUP", 2)
+    monkeypatch.setattr(encoded_files, "GROUP", 2)
     write_tasks(tmp_path / "in")
     blocks = list(encode.stream(model, encode.open_input(tmp_path / "in").grids(), chunk=4))
     for name in ("codes.npz", "codes.parquet", "again.parquet"):

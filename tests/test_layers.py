@@ -27,11 +27,14 @@ LAYERS = (
         "scorers",
         "probe",
         "evaluation",
+        "encoded_files",
+        "code_tokens",
+        "code_rules",
         "data.",
     ),
-    ("main", "train", "config_checks", "dry_run", "encode", ""),
+    ("main", "train", "config_checks", "dry_run", "encode", "codes", ""),
 )
-READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode")
+READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode", "codes")
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")
 

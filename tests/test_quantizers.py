@@ -175,6 +175,24 @@ def test_a_batch_without_a_real_token_changes_nothing(variant):
 
 
 @over_variants
+def test_losses_and_metrics_are_means_over_the_real_tokens(variant):
+    """Twelve tokens among as many masked ones, or every one of them twice."""
+    few = np.where(np.arange(4)[:, None, None] < 2, TOKENS, 0.0), np.broadcast_to(np.arange(4)[:, None] < 2, MASK.shape)
+    twice = np.concatenate([TOKENS[:2], TOKENS[:2]]), np.ones_like(MASK)
+    train = not variant.startswith("gumbel")
+    once, again = (
+        stepped(variant, True, tokens=tokens, mask=mask, cotangent=np.zeros_like(TOKENS), train=train)
+        for tokens, mask in (few, twice)
+    )
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, (again.out.loss, again.out.metrics), (once.out.loss, once.out.metrics))
+    jax.tree.map(close, again.d_params, once.d_params)
+    close(again.d_tokens[:2] + again.d_tokens[2:], once.d_tokens[:2])
+    if variant.startswith("fsq"):
+        jax.tree.map(close, again.state, once.state)
+
+
+@over_variants
 def test_compiling_changes_nothing(variant):
     """Nor does garbage at masked tokens, or exactness depend on it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import jepa
+from jepa import representation
 from jepa.registry import available, build, nearest
 from jepa.types import Encoder, Objective, Quantizer
 
@@ -170,11 +172,13 @@ def test_quantizer_is_built_from_its_defaults_and_has_no_parts(name):
 
 
 @pytest.mark.parametrize("name", available("objectives"))
-def test_objective_is_built_from_its_defaults_on_every_encoder(name):
-    for encoder in available("encoders"):
-        objective = build("objectives", name, build("encoders", encoder))
+def test_objective_is_built_from_its_defaults_on_every_encoder_and_quantizer(name):
+    for encoder, quantizer in itertools.product(available("encoders"), available("quantizers")):
+        parts = build("encoders", encoder), build("quantizers", quantizer)
+        objective = build("objectives", name, representation.build(*parts))
         assert isinstance(objective, Objective)
-        assert all(callable(f) for f in objective[:-1])
+        *functions, _, levels = objective
+        assert all(callable(f) for f in functions) and levels == parts[1].levels
         assert objective.terms and set(objective.terms.values()) <= {"latent", "external", "regulariser"}
 
 

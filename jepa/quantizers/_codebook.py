@@ -33,7 +33,7 @@ def nearest(tokens: Array, codebook: Array) -> Array:
     def of_rows(rows: Array) -> Array:
         distances = norms - 2.0 * matmul(rows, codebook.T)  # without the row's own norm, which all codes share
         farther = distances > jnp.min(distances, axis=-1, keepdims=True)
-        # Two minima of numbers run in vector instructions on a CPU; argmin, of pairs, does not, and takes twice as long.
+        # Two minima of numbers use vector instructions on a CPU; argmin, of pairs, does not, and takes twice as long.
         return jnp.min(jnp.where(farther, len(codebook), index), axis=-1)
 
     # Tile t takes the rows t, t + tiles, ...: where rows are spread over devices, each has its share of every tile.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa.precision import matmul
-from jepa.quantizers._codebook import flat, masked_mean, straight_through
+from jepa.quantizers._codebook import flat, masked_mean, relative_error, straight_through
 from jepa.types import Array, PyTree, Quantized, Quantizer
 
 
@@ -136,14 +136,11 @@ def build(*, levels: tuple[int, ...] = (8, 5, 5, 5), hidden_dim: int = 128, stat
         scale = jnp.maximum(std[:, None] * std[None], 1e-12)
         correlation = jnp.abs(covariance / scale) * (1 - jnp.eye(len(levels)))
         bounded = bound(z, levels)
-        centred = bounded - masked_mean(bounded, real)[None]
-        variance = jnp.mean(masked_mean(jnp.square(centred), real))
-        error = jnp.mean(masked_mean(jnp.square(bounded - jnp.round(bounded)), real))
         return {
             "scale_min": jnp.min(std),
             "scale_max": jnp.max(std),
             "correlation": jnp.max(correlation),
-            "error": error / jnp.where(variance > 0, variance, 1.0),
+            "error": relative_error(bounded, jnp.round(bounded), real),
         }
 
     def update(params: PyTree, state: PyTree, tokens: Array, mask: Array, codes: Array, *, key: Array) -> PyTree:
