@@ -1,14 +1,15 @@
 """Does LeJEPA train through discrete codes without losing them, and what do they cost?
 
-    python experiments/codes.py                        # three seeds with and without codes, then the report
+    python experiments/codes.py                        # three seeds, one after the other, then the report
 
-Trains what is not trained yet (an interrupted run resumes): `configs/lejepa_codes.py` and `configs/lejepa.py`. Writes
-`experiments/reports/codes/`.
+Trains what is not trained yet (an interrupted run resumes): `configs/lejepa_codes.py`. The run without codes is that of
+`experiments/lejepa.py`, of whose seeds its report holds what is needed. Writes `experiments/reports/codes/`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import _codes
@@ -42,24 +43,36 @@ def course(workdir: Path) -> list[list[str]]:
     return lines
 
 
-def price(ours: list[dict], theirs: list[dict]) -> dict[str, dict]:
+def without_codes(seeds: list[int]) -> tuple[list[dict], dict[str, list[float]]]:
+    """The final validation of every seed without codes, and its probes' scores: of a control, and the difference to it.
+
+    Raises ValueError where the report is of other seeds.
+    """
+    folder = Path("experiments/reports/lejepa")
+    report, ran_on = (json.loads((folder / name).read_text()) for name in ("report.json", "environment.json"))
+    if list(ran_on) != list(map(str, seeds)):
+        raise ValueError(f"{folder} is of the seeds {list(ran_on)}: make it of the seeds {seeds}, or give those")
+    scores = {
+        probe.removesuffix(" (pooled)"): [
+            row["controls"][gain["control"]]["score"] + gain["difference"] for gain in row["over_best_control"]
+        ]
+        for probe, row in report["probes"].items()
+    }
+    return report["each"], scores
+
+
+def price(results: list[dict], without: dict[str, list[float]]) -> dict[str, dict]:
     """Every probe with and without codes, and their difference with its 95 % Welch interval over seeds."""
-
-    def scores(results: list[dict]) -> dict[str, list[float]]:
-        rows = zip(*(result["probes"]["pooled"]["rows"] for result in results), strict=True)
-        return {row[0]["probe"]: [each["score"] for each in row] for row in rows}
-
-    with_codes, without = scores(ours), scores(theirs)
     found = {}
-    for probe, values in with_codes.items():
+    for rows in zip(*(result["probes"]["pooled"]["rows"] for result in results), strict=True):
+        probe, values = rows[0]["probe"], [row["score"] for row in rows]
         difference = _seeds.versus(values, without[probe])
         low, high = difference["low"], difference["high"]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
         found[probe] = {
             "with": _seeds.over_seeds(values),
             "without": _seeds.over_seeds(without[probe]),
             "difference": difference,
-            "with codes is": verdict,
+            "with codes is": "better" if low > 0 else "worse" if high < 0 else "not told apart",
         }
     return found
 
@@ -86,41 +99,15 @@ def answer(summary: dict) -> str:
 
 
 def both(results: list[dict], others: list[dict], name: str) -> list[str]:
-    pair = [[result["validation"][name] for result in side] for side in (results, others)]
+    pair = [[result["validation"][name] for result in results], [validation[name] for validation in others]]
     cells = [_seeds.cell(_seeds.over_seeds(values)) for values in pair]
     return [name, *cells, _seeds.signed(_seeds.versus(*pair))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/lejepa_codes.py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--platform", default="cpu")
-    options = parser.parse_args()
-    if len(options.seeds) < 2:
-        parser.error("an interval over seeds needs at least two of them")
-
-    def trained(config: str) -> tuple[list[Path], list[dict], list[dict]]:
-        folders = [Path(f"{default_workdir(config)}-seed{seed}") for seed in options.seeds]
-        shared = (f"--config={config}", f"--config.platform={options.platform}")
-        runs = [_seeds.train(f, *shared, f"--config.seed={s}") for f, s in zip(folders, options.seeds, strict=True)]
-        return folders, *map(list, zip(*runs, strict=True))
-
-    folders, results, environments = trained(options.config)
-    _, others, _ = trained("configs/lejepa.py")
-    summary = _seeds.summarise(results, FIGURES + OF_CODES)
-    fared = [_codes.health(folder) for folder in folders]
-    summary["health"] = {name: [run[name] for run in fared] for name in fared[0]}
-    summary["price"] = price(results, others)
-    summary["rank_ratio"] = {
-        role: _seeds.over_seeds(
-            [
-                ours["validation"][f"diag/{role}/effective_rank"] / theirs["validation"][f"diag/{role}/effective_rank"]
-                for ours, theirs in zip(results, others, strict=True)
-            ]
-        )
-        for role in ("context", "target", "predicted")
-    }
+def markdown(
+    summary: dict, results: list[dict], others: list[dict], folders: list[Path], options: argparse.Namespace
+) -> str:
+    """What held, the tables, and how to reproduce them."""
     seeds = " ".join(map(str, options.seeds))
     lines = [f"# {__doc__.splitlines()[0]}\n", answer(summary)]
     lines += [f"`{options.config}`, seeds {options.seeds}. Intervals are 95 % t intervals over seeds.\n"]
@@ -144,7 +131,39 @@ def main() -> None:
     lines += [_seeds.paired_table(summary, options.seeds)]
     command = f"python experiments/codes.py --config={options.config} --platform={options.platform} --seeds {seeds}"
     lines += [f"## Reproduce\n\n    {command}\n"]
-    _seeds.write(Path("experiments/reports/codes"), summary, environments, options.seeds, "\n".join(lines))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/lejepa_codes.py")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--platform", default="cpu")
+    options = parser.parse_args()
+    if len(options.seeds) < 2:
+        parser.error("an interval over seeds needs at least two of them")
+
+    others, scores = without_codes(options.seeds)
+    folders = [Path(f"{default_workdir(options.config)}-seed{seed}") for seed in options.seeds]
+    shared = (f"--config={options.config}", f"--config.platform={options.platform}")
+    seeded = zip(folders, options.seeds, strict=True)
+    runs = [_seeds.train(folder, *shared, f"--config.seed={seed}") for folder, seed in seeded]
+    results, environments = map(list, zip(*runs, strict=True))
+    summary = _seeds.summarise(results, FIGURES + OF_CODES)
+    fared = [_codes.health(folder) for folder in folders]
+    summary["health"] = {name: [run[name] for run in fared] for name in fared[0]}
+    summary["price"] = price(results, scores)
+    summary["rank_ratio"] = {
+        role: _seeds.over_seeds(
+            [
+                ours["validation"][f"diag/{role}/effective_rank"] / theirs[f"diag/{role}/effective_rank"]
+                for ours, theirs in zip(results, others, strict=True)
+            ]
+        )
+        for role in ("context", "target", "predicted")
+    }
+    report = markdown(summary, results, others, folders, options)
+    _seeds.write(Path("experiments/reports/codes"), summary, environments, options.seeds, report)
 
 
 if __name__ == "__main__":

@@ -77,8 +77,9 @@ class Encoder(NamedTuple):
 class Quantized(NamedTuple):
     """Tokens replaced by the values of their codes.
 
-    `values` [..., N, D] are exactly what the codes decode to, in the dtype of the tokens, and 0 where masked; their
-    gradient reaches the tokens by an estimator. `codes` int32 [..., N] are -1 where masked; None without a quantizer.
+    `values` [..., N, D] are exactly what the codes decode to, in the dtype of the tokens, and 0 where masked (without
+    codes, the tokens as they came); their gradient reaches the tokens by an estimator. `codes` int32 [..., N] are -1
+    where masked; None without a quantizer.
     `loss` [] is the ledger term `quantizer`. `metrics` are float32 scalars.
     """
 

@@ -46,8 +46,12 @@ def losses_and_gradients(config_file: str, num_devices: int) -> dict[str, np.nda
     @jax.jit
     def both(params, objective_state, first, second):
         _, objective_state = terms(params, objective_state, first)  # so that a queue is filled
-        gradients, _ = jax.jacrev(terms, has_aux=True)(params, objective_state, second)
-        return terms(params, objective_state, second), gradients
+        values, pullback, state = jax.vjp(lambda params: terms(params, objective_state, second), params, has_aux=True)
+        # One term after the other: jacrev takes all at once under vmap, which JAX 0.10 compiles wrongly for a CPU where
+        # a normalisation by rsqrt is differentiated.
+        chosen = {name: jnp.eye(len(values))[i] for i, name in enumerate(values)}
+        gradients = jax.lax.map(lambda chosen: pullback(chosen)[0], chosen)
+        return (values, state), {name: jax.tree.map(lambda g, i=i: g[i], gradients) for i, name in enumerate(values)}
 
     leaves = jax.tree.leaves_with_path(both(state.params, state.objective_state, first, second))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -144,7 +144,9 @@ def test_an_allowed_import_is_not(module, source):
 COLLECTIVE = re.compile(r"\b(p(sum|mean|max|min)\w*|all_(gather|to_all)|ppermute|axis_(name|index)|pmap|shard_map)\b")
 
 
-@pytest.mark.parametrize("module", [m for m in FILES if m.startswith(("losses.", "objectives.")) or m == "train_step"])
+@pytest.mark.parametrize(
+    "module", [m for m in FILES if m.startswith(("losses.", "quantizers.", "objectives.")) or m == "train_step"]
+)
 def test_no_loss_knows_of_devices(module):
     assert COLLECTIVE.findall(FILES[module].read_text(encoding="utf-8")) == []
 

@@ -756,6 +756,9 @@ def test_the_scalars_of_the_first_tokens_are_standardised():
     z = (u - u.mean(axis=0)) / u.std(axis=0)
     expected = fsq.pack(fsq.round_to_levels(jnp.asarray(z, jnp.float32), (8, 5, 5, 5))[0], (8, 5, 5, 5))
     np.testing.assert_array_equal(stepped("fsq", True).out.codes[MASK], expected)
+    bounded = np.asarray(fsq.bound(jnp.asarray(z, jnp.float32), (8, 5, 5, 5)), np.float64)
+    error = np.mean((bounded - np.round(bounded)) ** 2) / bounded.var(axis=0).mean()
+    np.testing.assert_allclose(metrics["error"], error, rtol=1e-4)
 
 
 @compiled

@@ -12,7 +12,12 @@ import pytest
 from jepa import checkpoint, diagnostics, main, metrics, registry, representation, state, train, train_step
 from jepa.objectives._terms import code_agreement
 
-QUANTIZERS = [name for name in registry.available("quantizers") if name != "identity"]
+# Every law for the default and for a codebook; the others, whose compilation takes as long, among the slow tests.
+QUANTIZERS = [
+    pytest.param(name, marks=() if name in ("fsq", "vq_ema") else pytest.mark.slow)
+    for name in registry.available("quantizers")
+    if name != "identity"
+]
 
 
 @functools.cache

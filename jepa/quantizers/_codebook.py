@@ -27,11 +27,13 @@ def unit(x: Array, eps: float = 1e-6) -> Array:
 
 def nearest(tokens: Array, codebook: Array) -> Array:
     """Index of the code at the smallest Euclidean distance, int32 [M]; the first of equals."""
-    norms = jnp.sum(jnp.square(codebook), axis=-1)[None]
+    # ||x - e||^2 - ||x||^2 = (x, 1) . (-2 e, ||e||^2) as one product: in parts, a compiler may round it in one way for
+    # the minimum and in another for the comparison with it, and then no code is nearest.
+    table = jnp.concatenate([-2.0 * codebook, jnp.sum(jnp.square(codebook), axis=-1, keepdims=True)], axis=-1)
     index = jnp.arange(len(codebook), dtype=jnp.int32)[None]
 
     def of_rows(rows: Array) -> Array:
-        distances = norms - 2.0 * matmul(rows, codebook.T)  # without the row's own norm, which all codes share
+        distances = matmul(jnp.pad(rows, ((0, 0), (0, 1)), constant_values=1.0), table.T)
         farther = distances > jnp.min(distances, axis=-1, keepdims=True)
         # Two minima of numbers use vector instructions on a CPU; argmin, of pairs, does not, and takes twice as long.
         return jnp.min(jnp.where(farther, len(codebook), index), axis=-1)
@@ -75,7 +77,7 @@ def relative_error(tokens: Array, values: Array, mask: Array) -> Array:
     """Mean squared distance of values and tokens over the variance of the tokens, both over the real rows; []."""
     centred = tokens - masked_mean(tokens, mask)[None]
     variance = jnp.mean(masked_mean(jnp.square(centred), mask))
-    error = jnp.mean(masked_mean(jnp.square(values - tokens), mask))
+    error = jnp.mean(masked_mean(jnp.square(tokens - values), mask))
     return jax.lax.stop_gradient(error / jnp.where(variance > 0, variance, 1.0))
 
 
