@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from _timing import timed
 
 from jepa import main as cli
 from jepa.precision import matmul
@@ -51,17 +51,6 @@ def passes(quantizer: Quantizer) -> tuple[Callable, Callable]:
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, tokens)
 
     return forward, backward
-
-
-def timed(calls: dict[str, Callable], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each call, round by round, all called in turn; a first round warms up."""
-    seconds = {name: [] for name in calls}
-    for _ in range(repetitions + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: times[1:] for name, times in seconds.items()}
 
 
 def measure(num: int, dim: int, num_codes: int, repetitions: int) -> None:

@@ -9,12 +9,13 @@ gradient. Repetitions are interleaved, so that other work on the machine falls o
 
 from __future__ import annotations
 
+import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _timing import timed
 
 from jepa.losses.sigreg import random_directions, sigreg_along
 
@@ -46,13 +47,8 @@ def compare(num, dim, slices, repetitions):
     directions = random_directions(jax.random.key(1), dim, slices)
     functions = {"ours": jax.value_and_grad(ours), "direct": jax.value_and_grad(direct), "projections": projections}
     compiled = {name: jax.jit(f).lower(z, directions).compile() for name, f in functions.items()}
-    seconds = {name: [] for name in functions}
-    for _ in range(repetitions + 1):  # the first warms up
-        for name, f in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(f(z, directions))
-            seconds[name].append(time.perf_counter() - start)
-    milliseconds = {name: 1e3 * statistics.median(times[1:]) for name, times in seconds.items()}
+    seconds = timed({name: functools.partial(f, z, directions) for name, f in compiled.items()}, repetitions)
+    milliseconds = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     megabytes = {name: f.memory_analysis().temp_size_in_bytes / 1e6 for name, f in compiled.items()}
     gradient, expected = (np.asarray(compiled[name](z, directions)[1], np.float64) for name in ("ours", "direct"))
     return milliseconds, megabytes, np.abs(gradient - expected).max() / np.abs(expected).max()

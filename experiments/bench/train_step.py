@@ -16,11 +16,10 @@ from __future__ import annotations
 import argparse
 import collections
 import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from _timing import timed
 from jax.extend import core
 
 from jepa import main as cli
@@ -50,17 +49,6 @@ def cropped(observation):
     axis = observation["mask"].ndim - 1
     by_token = {k: jnp.take(v, kept, axis) for k, v in observation.items() if k not in ("size", "offset")}
     return observation | by_token | {"edges": jnp.take(by_token["edges"], kept, axis + 1)}
-
-
-def timed(calls: dict[str, Callable], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each call, round by round, all called in turn; a first round warms up."""
-    seconds = {name: [] for name in calls}
-    for _ in range(repetitions + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: times[1:] for name, times in seconds.items()}
 
 
 def matmuls(jaxpr) -> collections.Counter:

@@ -25,6 +25,12 @@ def unit(x: Array, eps: float = 1e-6) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
+def normalised(x: Array, eps: float = 1e-6) -> Array:
+    """x with mean 0 and variance 1 over its last axis, 0 where it is constant (layer normalisation)."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+
+
 def nearest(tokens: Array, codebook: Array) -> Array:
     """Index of the code at the smallest Euclidean distance, int32 [M]; the first of equals."""
     # ||x - e||^2 - ||x||^2 = (x, 1) . (-2 e, ||e||^2) as one product: in parts, a compiler may round it in one way for

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa.precision import matmul
-from jepa.quantizers._codebook import flat, masked_mean, relative_error, straight_through
+from jepa.quantizers._codebook import flat, masked_mean, normalised, relative_error, straight_through
 from jepa.types import Array, PyTree, Quantized, Quantizer
 
 
@@ -55,12 +55,6 @@ def unpack(codes: Array, levels: tuple[int, ...]) -> Array:
     return jnp.stack(symbols, axis=-1)
 
 
-def _layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
-    return normed * scale[None] + bias[None]
-
-
 def _dense(x: Array, layer: dict[str, Array]) -> Array:
     return matmul(x, layer["kernel"]) + layer["bias"][None]
 
@@ -93,7 +87,8 @@ def build(*, levels: tuple[int, ...] = (8, 5, 5, 5), hidden_dim: int = 128, stat
         raise ValueError(f"quantizer.statistics_ema is {statistics_ema}; a decay lies in [0, 1)")
 
     def scalars(params: PyTree, rows: Array) -> Array:
-        return _dense(_layer_norm(rows, **params["norm"]), params["project"])
+        normed = normalised(rows) * params["norm"]["scale"][None] + params["norm"]["bias"][None]
+        return _dense(normed, params["project"])
 
     def moments(u: Array, mask: Array) -> tuple[Array, Array]:
         mean = masked_mean(u, mask)

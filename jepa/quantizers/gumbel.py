@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jepa.precision import matmul
-from jepa.quantizers._codebook import flat, lookup, masked_mean
+from jepa.quantizers._codebook import flat, lookup, masked_mean, normalised
 from jepa.types import Array, PyTree, Quantized, Quantizer
 
 
@@ -28,11 +28,6 @@ def squared_distances(rows: Array, codebook: Array) -> Array:
     """[M, K]."""
     norms = jnp.sum(jnp.square(rows), axis=-1)[:, None] + jnp.sum(jnp.square(codebook), axis=-1)[None]
     return norms - 2.0 * matmul(rows, codebook.T)
-
-
-def _normalised(rows: Array) -> Array:
-    centred = rows - jnp.mean(rows, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
 
 
 def build(
@@ -82,7 +77,7 @@ def build(
 
     def apply(params: PyTree, state: PyTree, tokens: Array, mask: Array, *, key: Array, train: bool) -> Quantized:
         rows, real = flat(tokens, mask)
-        x = _normalised(rows)
+        x = normalised(rows)
         score = scores(params, x)  # [M, K]
         noise = jax.random.gumbel(key, score.shape, jnp.float32) if train else jnp.zeros_like(score)
         drawn = jnp.argmax(score + noise, axis=-1).astype(jnp.int32)
