@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import _codes
 import _seeds
 
-from jepa import metrics
+from jepa import checkpoint, diagnostics, encode, metrics
+from jepa import codes as pages
 from jepa.main import default_workdir
 
 FIGURES = (
@@ -41,6 +43,16 @@ def course(workdir: Path) -> list[list[str]]:
             lines.append([str(row["step"]), *values, *largest])
             since = []
     return lines
+
+
+def as_they_are(folder: Path) -> dict[str, float]:
+    """Usage of the codes over the held-out grids without augmentation: one symmetry, palette and place of each."""
+    model = encode.load(folder)
+    held_out = checkpoint.read(folder).host["validation_ids"]
+    grids = pages.collect(*pages.choose_tasks(model.config, held_out, pages.HELD_OUT))
+    codes = model.describe(grids.grids, grids.backgrounds).codes
+    usage = diagnostics.code_usage(codes[codes >= 0], math.prod(model.levels))
+    return {name: float(value) for name, value in usage.items()}
 
 
 def without_codes(seeds: list[int]) -> tuple[list[dict], dict[str, list[float]]]:
@@ -79,7 +91,7 @@ def price(results: list[dict], without: dict[str, list[float]]) -> dict[str, dic
 
 def answer(summary: dict) -> str:
     """What held, in sentences."""
-    health, ratio = summary["health"], summary["rank_ratio"]
+    health, ratio, plain = summary["health"], summary["rank_ratio"], summary["as_they_are"]
     least, drop = min(health["usage_min"]), 100 * max(health["usage_drop"])
     drift = _seeds.cell(_seeds.over_seeds(health["drift"]))
     lines = [
@@ -88,6 +100,8 @@ def answer(summary: dict) -> str:
         "jump, the squared change of quantised values by one step of the quantizer over their variance, is",
         f"{max(health['jump_max']):.3f} (below 0.1). By a whole step, with what the encoder learns, they change by",
         f"{max(health['drift_max']):.3f} at most and by {drift} on average, each the largest of ten steps.",
+        "Those figures are of grids under random symmetries, palettes and places, as in training; held-out grids as",
+        f"they are use {_seeds.cell(plain['usage'])} of the codes, with a perplexity of {_seeds.cell(plain['perplexity'])}.",
         f"The effective rank, read behind the codes, is {_seeds.cell(ratio['context'])} times that of the run without",
         f"codes for contexts and {_seeds.cell(ratio['target'])} times for targets (at least 0.8).\n",
         "By 95 % Welch intervals over seeds, the run with codes is\n",
@@ -114,7 +128,9 @@ def markdown(
     rows = [both(results, others, name) for name in FIGURES]
     rows += [[name, _seeds.cell(summary["figures"][name]), "", ""] for name in OF_CODES]
     lines += ["## Held out\n", _seeds.table(["figure", "with codes", "without", "difference"], rows)]
-    lines += ["## Codes over the run\n"]
+    plain = [[name, _seeds.cell(value)] for name, value in summary["as_they_are"].items()]
+    lines += ["The codes of the same held-out grids as they are, without augmentation:\n"]
+    lines += [_seeds.table(["figure", "mean over seeds"], plain), "## Codes over the run\n"]
     lines += ["Usage over 8192 held-out tokens; `jump` and `drift`: the largest since the line before.\n"]
     for seed, folder in zip(options.seeds, folders, strict=True):
         names = [name.removeprefix("codes/").removeprefix("diag/") for name in COURSE]
@@ -152,6 +168,8 @@ def main() -> None:
     summary = _seeds.summarise(results, FIGURES + OF_CODES)
     fared = [_codes.health(folder) for folder in folders]
     summary["health"] = {name: [run[name] for run in fared] for name in fared[0]}
+    plain = [as_they_are(folder) for folder in folders]
+    summary["as_they_are"] = {name: _seeds.over_seeds([usage[name] for usage in plain]) for name in plain[0]}
     summary["price"] = price(results, scores)
     summary["rank_ratio"] = {
         role: _seeds.over_seeds(

@@ -235,7 +235,10 @@ def verdict(found: Findings) -> list[str]:
     if usage["perplexity"] < 2:
         lines.append("They have collapsed: nearly every token has the same code.")
     elif usage["usage"] < even / 4:
-        lines.append(f"Most are dead: even draws would reach {100 * even:.0f}\u00a0% of them.")
+        lines.append(
+            f"Most do not occur here, where even draws would reach {100 * even:.0f}\u00a0%; training may have shown "
+            "grids under symmetries, palettes and places of which these have one each."
+        )
     known = {name: of for name, of in found.told.items() if of is not None and name != "kind"}
     guesses = [
         f"{name} {100 * of.share:.0f}\u00a0% ({100 * of.chance:.0f}\u00a0%)"
