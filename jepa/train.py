@@ -45,7 +45,7 @@ class Parts(NamedTuple):
     objective: Objective
     tx: optax.GradientTransformation
     weights: dict[str, float | None]
-    init: Callable[[], state.TrainState]  # a fresh state; jitted
+    init: Callable[..., state.TrainState]  # a fresh state, of another build of the objective if one is given; jitted
     evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
 
 
@@ -54,10 +54,15 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "name"}
 
 
-def build_objective(config: ConfigDict) -> Objective:
-    """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data."""
+def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:
+    """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data.
+
+    encoder_params: what the encoder starts from, in place of its own initialisation.
+    """
     dtype = dict(compute_dtype=config.compute_dtype)
     encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
+    if encoder_params is not None:
+        encoder = encoder._replace(init=lambda key, observation: encoder_params)
     quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
     represent = representation.build(encoder, quantizer)
     return registry.build("objectives", config.objective.name, represent, **keywords(config.objective), **dtype)
@@ -80,8 +85,7 @@ def build(config: ConfigDict) -> Parts:
     config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
     tx = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
 
-    @jax.jit
-    def init(tables: PyTree, rows: Array) -> state.TrainState:  # rows [S, B]: codebooks start from the first S batches
+    def create(objective: Objective, tables: PyTree, rows: Array) -> state.TrainState:
         keys = jax.random.split(jax.random.key(config.seed), len(rows))
         batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
         together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
@@ -92,9 +96,16 @@ def build(config: ConfigDict) -> Parts:
         jax.eval_shape(lambda key: objective.trunk(*fixed, batch, key=key, step=0, train=True), keys[0])
         return run
 
-    first = np.stack([source.indices(step) for step in range(config.init_batches)])
+    first = np.stack([source.indices(step) for step in range(config.init_batches)])  # [S, B]: codebooks start from them
+
+    usual = jax.jit(functools.partial(create, objective))
+
+    def init(other: Objective | None = None) -> state.TrainState:
+        compiled = usual if other is None else jax.jit(functools.partial(create, other))
+        return compiled(source.tables, first)
+
     evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
-    return Parts(source, objective, tx, weights, lambda: init(source.tables, first), evaluate)
+    return Parts(source, objective, tx, weights, init, evaluate)
 
 
 def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], tuple[Array, Array]]:
@@ -151,30 +162,42 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
     return train_call
 
 
-def start_from(run: state.TrainState, config: ConfigDict) -> tuple[state.TrainState, list[str]]:
-    """`run` with the parts `config.init_parts` of another run's latest weights, and the tasks those were trained on."""
+def start_from(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, list[str]]:
+    """A fresh state with the parts `config.init_parts` of another run's latest weights, and the tasks it has seen.
+
+    A quantizer that is taken over brings its state; any other starts from the tokens of the encoder that is.
+    """
     other = checkpoint.read(Path(config.init_from).expanduser())
     saved = paths.by_path(other.state["params"])
-    unmatched = set(config.init_parts)
+
+    def covered(name: str) -> list[str]:
+        return [part for part in config.init_parts if optimizer.under(name, part)]
 
     def pick(path: tuple, fresh: Array) -> Array:
         name = paths.path_name(path)
-        parts = [part for part in config.init_parts if optimizer.under(name, part)]
-        unmatched.difference_update(parts)
-        if not parts:
+        if not covered(name):
             return fresh
         if name not in saved or saved[name].shape != fresh.shape:
             there = saved[name].shape if name in saved else "missing"
             raise ValueError(f"config.init_from {config.init_from}: {name} is {there} there and {fresh.shape} here")
-        return jax.numpy.asarray(saved[name], fresh.dtype)
+        return jnp.asarray(saved[name], fresh.dtype)
 
-    params = jax.tree.map_with_path(pick, run.params)
-    if unmatched:
-        raise ValueError(f"config.init_parts names {sorted(unmatched)}, which match no parameter of this run")
+    shapes = jax.eval_shape(parts.init).params
+    jax.tree.map_with_path(pick, shapes)  # a part that does not fit is said before anything is computed with it
+    matched = {part for path, _ in jax.tree.leaves_with_path(shapes) for part in covered(paths.path_name(path))}
+    if unmatched := sorted(set(config.init_parts) - matched):
+        raise ValueError(f"config.init_parts names {unmatched}, which match no parameter of this run")
+
+    encoder_params = other.state["params"]["trunk"]["encoder"] if covered("trunk/encoder") else None
+    run = parts.init(build_objective(config, encoder_params)).replace(apply_fn=parts.objective.encode)
+    params, objective_state = jax.tree.map_with_path(pick, run.params), run.objective_state
+    if covered(f"trunk/{representation.SHARED}") and representation.SHARED in objective_state:
+        objective_state |= {representation.SHARED: other.state["objective_state"][representation.SHARED]}
     target_params = run.target_params
     if target_params is not None:
-        target_params = jax.tree.map(jax.numpy.copy, representation.teacher_params(params))
-    return run.replace(params=params, target_params=target_params), other.host["seen_ids"]
+        target_params = jax.tree.map(jnp.copy, representation.teacher_params(params))
+    run = run.replace(params=params, target_params=target_params, objective_state=objective_state)
+    return run, other.host["seen_ids"]
 
 
 class Interrupted(Exception):
@@ -253,7 +276,7 @@ def restore_or_start(
     restored = checkpoint.restore(checkpoints, jax.eval_shape(parts.init))
     if restored is None:
         if config.init_from:
-            train_state, inherited = start_from(parts.init(), config)
+            train_state, inherited = start_from(config, parts)
             return train_state, 0, host_record(parts, inherited)
         return parts.init(), 0, host_record(parts, [])
     for notice in restored.notices:

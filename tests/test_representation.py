@@ -213,6 +213,40 @@ def test_a_run_records_jump_and_churn_and_a_resumed_one_the_same(tmp_path, monke
     assert saved[0] == saved[1] and len(saved[0]) == evaluated[1]["codes/window"]
 
 
+def started_from(tmp_path, name, source, *parts):
+    config = main.load_config(f"configs/lejepa_codes.py:tiny,{name}")
+    config.seed, config.init_from, config.init_parts = 7, str(tmp_path / source), parts
+    built_parts = train.build(config)
+    return built_parts, train.start_from(config, built_parts)[0]
+
+
+def test_weights_of_another_run_bring_their_codes_or_new_codes_start_from_them(tmp_path):
+    config = main.load_config("configs/lejepa_codes.py:tiny,vq_ema")
+    config.num_steps = config.eval_every = config.checkpoint_every = 5
+    config.optimizer.warmup_steps = 2
+    train.run(config, tmp_path / "other")
+    saved = checkpoint.read(tmp_path / "other").state
+    _, run = started_from(tmp_path, "vq_ema", "other", "trunk")
+    assert equal(run.objective_state["quantizer"], saved["objective_state"]["quantizer"])
+    assert equal(run.params["trunk"], saved["params"]["trunk"])
+
+    parts, run = started_from(tmp_path, "fsq", "other", "trunk/encoder")
+    assert equal(run.params["trunk"]["encoder"], saved["params"]["trunk"]["encoder"])
+    # Standardised where it was measured: on what the encoder of the other run makes of the first two batches.
+    config = main.load_config("configs/lejepa_codes.py:tiny")
+    encoder, quantizer = (
+        registry.build(folder, part.name, **train.keywords(part))
+        for folder, part in (("encoders", config.encoder), ("quantizers", config.quantizer))
+    )
+    keys, source = jax.random.split(jax.random.key(7), 2), parts.source
+    first = [source.gather(source.tables, source.indices(i), keys[i], True).context for i in range(2)]
+    tokens, mask = encoder.embed(run.params["trunk"]["encoder"], jax.tree.map(lambda *x: jnp.concatenate(x), *first))
+    of_run = (run.params["trunk"]["quantizer"], run.objective_state["quantizer"])
+    measured = quantizer.apply(*of_run, tokens, mask, key=None, train=False).metrics
+    assert float(measured["scale_min"]) == pytest.approx(1.0, abs=1e-3)
+    assert float(measured["scale_max"]) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_no_change_is_zero_and_strangers_change_by_two():
     rng = np.random.default_rng(0)
     values, mask = jnp.asarray(rng.normal(size=(200, 40, 8)), jnp.float32), jnp.asarray(rng.random((200, 40)) < 0.6)
