@@ -137,12 +137,13 @@ def answer(summary: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--platform", default="cpu")
     options = parser.parse_args()
     select_platform(options.platform)
     use_compile_cache(load_config("configs/base.py").cache_dir)
     recipes, environments = {}, []
-    for recipe in RECIPES:
+    for recipe in options.recipes:
         found = []
         for seed in options.seeds:
             config = small(recipe, seed)
