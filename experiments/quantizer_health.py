@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--platform", default="cpu")
     options = parser.parse_args()
     select_platform(options.platform)
-    use_compile_cache(load_config("configs/base.py").cache_dir)
+    use_compile_cache(load_config("configs/lejepa_codes.py").cache_dir)
     recipes, environments = {}, []
     for recipe in options.recipes:
         found = []

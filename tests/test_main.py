@@ -306,6 +306,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert refused.returncode == 2 and "cannot be written to" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_term_can_be_turned_off_and_on_from_the_command_line(tmp_path):
     options = ("--config.weights.sigreg=none", "--config.target_ema", "0.9", "--config.num_steps=10")
     done = run(tmp_path / "run", *options)

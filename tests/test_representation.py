@@ -12,9 +12,9 @@ import pytest
 from jepa import checkpoint, diagnostics, main, metrics, registry, representation, state, train, train_step
 from jepa.objectives._terms import code_agreement
 
-# Every law for the default and for a codebook; the others, whose compilation takes as long, among the slow tests.
+# Every law for the default; the others, each with its compilation, among the slow tests.
 QUANTIZERS = [
-    pytest.param(name, marks=() if name in ("fsq", "vq_ema") else pytest.mark.slow)
+    pytest.param(name, marks=() if name == "fsq" else pytest.mark.slow)
     for name in registry.available("quantizers")
     if name != "identity"
 ]
@@ -98,11 +98,23 @@ def test_a_step_updates_the_state_once_and_evaluation_never(name):
     parts.evaluate(run, 16)
     assert equal(before, run.objective_state)
     after, _ = step_of(parts)(run, batch)
-    _, expected = output(parts, run, batch)
-    moving = name != "vq_gradient"  # its codebook is parameters
-    assert equal(before, after.objective_state) != moving
-    for found, once in zip(*map(jax.tree.leaves, (after.objective_state, expected)), strict=True):
-        np.testing.assert_allclose(found, once, rtol=1e-5, atol=1e-6)
+    if name == "vq_gradient":  # its codebook is parameters
+        assert equal(before, after.objective_state)
+        return
+    first, second = before["quantizer"], after.objective_state["quantizer"]
+    if name == "fsq":
+        _, expected = output(parts, run, batch)
+        for found, once in zip(*map(jax.tree.leaves, (second, expected["quantizer"])), strict=True):
+            np.testing.assert_allclose(found, once, rtol=1e-5, atol=1e-6)
+        assert not equal(first, second)
+        return
+    assert int(first["calls"]) == 0 and int(second["calls"]) == 1
+    if name == "vq_ema":
+        # Not code by code: a token on a border may go either way in another program. It is counted once; of a starved
+        # code that moved, the tenth of the mean count that it had at most is forgotten.
+        real = int(batch.context["mask"].sum() + batch.target["mask"].sum())
+        total = 0.99 * float(first["counts"].sum()) + 0.01 * real
+        assert (1 - 0.1 / 32 - 1e-5) * total <= float(second["counts"].sum()) <= (1 + 1e-5) * total
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -120,6 +132,7 @@ def test_one_quantizer_serves_the_teacher_as_well(name):
     assert float(out.metrics["codes/agreement"]) < 1.0
 
 
+@pytest.mark.slow
 def test_the_contrastive_objective_takes_codes_as_well():
     config = main.load_config("configs/infonce.py:tiny")
     codes = main.load_config("configs/lejepa_codes.py:tiny")
@@ -140,6 +153,7 @@ def test_agreement_counts_the_tokens_that_have_the_same_code():
     assert float(code_agreement(codes * 0 - 1, others)["codes/agreement"]) == 0.0
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_leaves_the_codebook_alone():
     parts, run, batch = built("tiny,vq_ema")
 
@@ -159,6 +173,7 @@ def test_without_a_quantizer_there_is_neither_a_state_nor_a_figure_of_codes():
     assert evaluated.codes is None and not any("codes" in name for name in evaluated.metrics)
 
 
+@pytest.mark.slow
 def test_codebooks_start_from_the_first_batches():
     parts, run, _ = built("tiny,vq_ema", init_batches=3)
     tokens = [parts.objective.encode(run.params, run.objective_state, batch_at(parts, i).context) for i in range(3)]
@@ -175,6 +190,7 @@ def test_what_cannot_work_on_a_batch_is_said_before_there_is_a_run(tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_quantisation_does_not_depend_on_the_precision_of_the_encoder():
     config = main.load_config("configs/lejepa_codes.py:tiny,vq_ema")
     config.compute_dtype = "bfloat16"
@@ -220,6 +236,7 @@ def started_from(tmp_path, name, source, *parts):
     return built_parts, train.start_from(config, built_parts)[0]
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_bring_their_codes_or_new_codes_start_from_them(tmp_path):
     config = main.load_config("configs/lejepa_codes.py:tiny,vq_ema")
     config.num_steps = config.eval_every = config.checkpoint_every = 5
@@ -267,6 +284,7 @@ def test_usage_of_a_window_of_codes():
     assert float(even["perplexity"]) == pytest.approx(8.0, rel=1e-6) and float(even["usage"]) == 1.0
 
 
+@pytest.mark.slow
 def test_the_codebook_does_not_decay():
     parts, run, _ = built("tiny,vq_gradient")
     zero = jax.tree.map(jnp.zeros_like, run.params)
@@ -276,6 +294,7 @@ def test_the_codebook_does_not_decay():
     assert np.any(updates["trunk"]["encoder"]["embed"]["kernel"])
 
 
+@pytest.mark.slow
 def test_the_teacher_is_copied_without_the_quantizer():
     parts, run, batch = built("tiny,vq_gradient")
     fresh = state.create(parts.objective, parts.tx, batch, 0, teacher=True)
