@@ -31,12 +31,23 @@ def get_config() -> ConfigDict:
     config.target_ema_final = config_dict.placeholder(float)  # ... which rises to this one on a cosine, if given
     config.best_metric = "val/prediction"  # the held-out figure, lower is better, that the best checkpoint is kept by
     config.max_bad_steps = 20  # stop after so many non-finite steps in a row
+    config.early_stopping = ConfigDict(
+        dict(
+            metric=config.get_oneway_ref("best_metric"),  # a held-out figure
+            patience=config_dict.placeholder(int),  # stop after so many evaluations without a better one
+            min_delta=0.0,  # by more than which a better one differs
+            mode="min",  # or "max"
+            warmup_steps=0,  # evaluations before do not count
+        )
+    )
+    config.abort = ()  # held-out figures that end the run, such as ("codes/usage < 0.08 after 1000",)
 
     config.log_every = 10
     config.eval_every = 200
     config.eval_examples = 512  # validation examples at each evaluation
     config.final_examples = 4096  # and at the end
     config.checkpoint_every = 200
+    config.diagnose_every = 200  # gradients of single terms, compiled apart from the step
     config.cache_dir = "~/.cache/jepa"  # tokenised grids
 
     config.optimizer = ConfigDict(
@@ -60,7 +71,7 @@ def make_tiny(config: ConfigDict) -> None:
     config.batch_size = 16
     config.steps_per_call = 5
     config.log_every = 5
-    config.eval_every = config.checkpoint_every = 10
+    config.eval_every = config.checkpoint_every = config.diagnose_every = 10
     config.eval_examples = config.final_examples = 16
     config.optimizer.warmup_steps = 5
     config.encoder.update(dim=16, depth=1, num_heads=2, num_readouts=2, readout_dim=8)

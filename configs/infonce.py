@@ -66,7 +66,11 @@ def get_config(variant: str = "") -> ConfigDict:
         config.batch_size = 512
         config.compute_dtype = "bfloat16"
         config.max_grad_norm = 0.5
-        config.eval_every = config.checkpoint_every = 1000
+        config.eval_every = config.checkpoint_every = config.diagnose_every = 1000
+        config.abort = (  # the floors that the documented run set itself, an eighth of the way
+            "diag/context/effective_rank < 3 after 2500",
+            "diag/target/effective_rank < 5 after 2500",
+        )
         config.optimizer.update(learning_rate=5e-5, warmup_steps=1000, weight_decay=1e-6)
         config.encoder.update(dim=384, num_heads=8, readout_dim=48)
         config.objective.update(projector_dim=256, num_heads=8)

@@ -68,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.batch_size = 512
         config.compute_dtype = "bfloat16"
         config.eval_every = 1000
-        config.checkpoint_every = 1000
+        config.checkpoint_every = config.diagnose_every = 1000
         config.optimizer.warmup_steps = 1000
         config.encoder.update(dim=256, depth=6, num_heads=8, readout_dim=64)
         config.objective.update(predictor_dim=256, predictor_depth=4, num_heads=8, num_slices=1024)

@@ -18,8 +18,9 @@ from pathlib import Path
 import _seeds
 import numpy as np
 
-from jepa import metrics, tables, train
+from jepa import metrics, tables
 from jepa.main import load_config
+from jepa.parts import build
 
 CONFIG = "configs/infonce.py"
 KINDS = ("same_task", "palette_matched")
@@ -66,7 +67,7 @@ def nearest(value: np.ndarray, reference: np.ndarray, real: np.ndarray) -> np.nd
 
 def trivial(config: str) -> dict[str, dict[str, float]]:
     """By kind of negatives, the accuracy of a guess, and of rules that read no embedding; ties share."""
-    validation = train.build(load_config(config)).source.validation
+    validation = build(load_config(config)).source.validation
     scores = {}
     for kind in KINDS:
         source = validation[f"arc_{kind}"]

@@ -18,6 +18,7 @@ import numpy as np
 
 from jepa import registry, run_folder, train
 from jepa.main import load_config, select_platform, use_compile_cache
+from jepa.parts import build, keywords
 
 DOCUMENTED = {"initialise": "documented", "smoothing": 1e-5}
 EVERY = 50  # steps between two refreshes of the documented rule: as many a run as 3,000 make in 12,000 steps
@@ -90,10 +91,10 @@ def two_codebooks(seed: int, num_steps: int = 200) -> float:
     as where a teacher keeps a codebook to itself.
     """
     config = small("data, relative and capped, split", seed)
-    parts = train.build(config)
+    parts = build(config)
     run = parts.init()
-    encoder = registry.build("encoders", config.encoder.name, **train.keywords(config.encoder))
-    quantizer = registry.build("quantizers", config.quantizer.name, **train.keywords(config.quantizer))
+    encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder))
+    quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
 
     @jax.jit
     def codes(state, tokens, mask):

@@ -11,7 +11,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,12 +30,15 @@ Step = int | Literal["latest", "best"]
 
 
 class Checkpoints(NamedTuple):
-    """The checkpoints in a folder. `values` is the metric that `best` minimises, by step, where it is known."""
+    """The checkpoints in a folder. `values` is the metric that `best` minimises, by step, where it is known. `pinned`
+    are steps that stay, whatever comes; more may be put into it.
+    """
 
     folder: Path
     manager: ocp.CheckpointManager | None  # None for a reader, which never changes the folder
     best_metric: str | None
     values: dict[int, float]
+    pinned: set[int]
 
 
 class Restored(NamedTuple):
@@ -48,14 +51,17 @@ class Restored(NamedTuple):
 
 
 class _KeepBest(NamedTuple):
-    """Preserves the step of the lowest finite metric. Reads the checked records: Orbax's own metrics file is not."""
+    """Preserves the step of the lowest finite metric and the pinned ones. Reads the checked records: Orbax's own
+    metrics file is not.
+    """
 
     values: dict[int, float]
+    pinned: set[int]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         present = {info.step for info in checkpoints}
         best = next((step for step in _ranked(self.values) if step in present), None)
-        return [info.step == best for info in checkpoints]
+        return [info.step == best or info.step in self.pinned for info in checkpoints]
 
 
 def _ranked(values: Mapping[int, float]) -> list[int]:
@@ -63,21 +69,24 @@ def _ranked(values: Mapping[int, float]) -> list[int]:
     return sorted(values, key=lambda step: (values[step], step))
 
 
-def open_manager(folder: Path | str, *, best_metric: str, keep_latest: int = 2) -> Checkpoints:
+def open_manager(
+    folder: Path | str, *, best_metric: str, keep_latest: int = 2, pinned: Iterable[int] = ()
+) -> Checkpoints:
     """Opens `folder` for the one process that writes, and removes what a killed run left half-written.
 
-    Kept are the newest `keep_latest` checkpoints and the one with the lowest `best_metric`.
+    Kept are the newest `keep_latest` checkpoints, the one with the lowest `best_metric` and those that are `pinned`.
     """
     folder = Path(folder).absolute()
     values: dict[int, float] = {}
-    policies = [checkpoint_managers.LatestN(keep_latest), _KeepBest(values)]
+    pins = set(pinned)
+    policies = [checkpoint_managers.LatestN(keep_latest), _KeepBest(values, pins)]
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         enable_async_checkpointing=False,
     )
     _remove_half_written(folder)
     with quiet_orbax():
-        checkpoints = Checkpoints(folder, ocp.CheckpointManager(folder, options=options), best_metric, values)
+        checkpoints = Checkpoints(folder, ocp.CheckpointManager(folder, options=options), best_metric, values, pins)
     _refresh(checkpoints)
     return checkpoints
 
@@ -87,7 +96,7 @@ def open_reader(folder: Path | str, *, best_metric: str | None = None) -> Checkp
 
     `best` follows the metric that the run itself minimised, unless `best_metric` names another that it recorded.
     """
-    checkpoints = Checkpoints(Path(folder).absolute(), None, best_metric, {})
+    checkpoints = Checkpoints(Path(folder).absolute(), None, best_metric, {}, set())
     _refresh(checkpoints)
     return checkpoints
 

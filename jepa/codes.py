@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, diagnostics, encode, registry, representation, run_folder, train
+from jepa import checkpoint, diagnostics, encode, registry, representation, run_folder
 from jepa.code_rules import (
     LISTED_TASKS,
     MATCHES,
@@ -63,6 +63,7 @@ from jepa.code_tokens import (
 )
 from jepa.data import _collections
 from jepa.data._collections import Task
+from jepa.parts import build_objective, keywords
 from jepa.registry import nearest
 from jepa.types import Observation, PyTree
 
@@ -156,7 +157,7 @@ def usage_by_kind(tokens: Tokens, num_codes: int) -> dict[str, dict[str, float]]
 
 def decode(config: ConfigDict, params: PyTree, state: PyTree, codes: np.ndarray) -> np.ndarray:
     """The values [U, D] of codes by the quantizer of a run, from what its checkpoint holds."""
-    quantizer = registry.build("quantizers", config.quantizer.name, **train.keywords(config.quantizer))
+    quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
     name = representation.SHARED
     trunk = params["trunk"]
     parts = [tree[name] if name in tree else {} for tree in (trunk, state)]
@@ -407,7 +408,7 @@ def write(workdir: Path, output: Path, step: int | str, collection: str) -> list
     Raises ValueError for a run without codes, and for a run, a checkpoint, a collection or a folder that is not there.
     """
     config = ConfigDict(run_folder.read_config(workdir))
-    if not train.build_objective(config).levels:
+    if not build_objective(config).levels:
         raise ValueError(
             f"{workdir} has no codes: its quantizer is {config.quantizer.name!r}; "
             "configs/lejepa_codes.py trains a run that has"

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jepa import registry, run_folder
+from jepa import early_stopping, registry, run_folder
+from jepa.losses import univariate
 
 # Keys that a resumed run may give anew: how far to go, how often to look, where the cache is. Another number of steps
 # stretches the schedules of the learning rate and of the teacher to the new length.
 MAY_CHANGE = (
     *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
-    *("checkpoint_every", "max_bad_steps", "probe", "cache_dir", "platform"),
+    *(
+        "checkpoint_every",
+        "diagnose_every",
+        "max_bad_steps",
+        "early_stopping",
+        "abort",
+        "probe",
+        "cache_dir",
+        "platform",
+    ),
 )
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
@@ -23,7 +33,7 @@ FIXED = (
 )
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
-    *("checkpoint_every", "max_bad_steps", "init_batches"),
+    *("checkpoint_every", "diagnose_every", "max_bad_steps", "init_batches"),
 )
 
 
@@ -51,6 +61,8 @@ def check(config: ConfigDict) -> None:
                 f"config.target_ema_final is {config.target_ema_final}; it must lie between target_ema "
                 f"{config.target_ema} and 1"
             )
+    early_stopping.check(**config.early_stopping)
+    early_stopping.conditions(config.abort)
     check_cadences(config)
 
 
@@ -66,15 +78,18 @@ def check_best_metric(name: str, terms: list[str]) -> None:
         raise ValueError(f"config.best_metric is {name!r}, which is better the higher it is; the best is the lowest")
 
 
-def check_measured(name: str, held_out: Mapping[str, float]) -> None:
-    """Raises ValueError where an evaluation did not measure `best_metric` after all."""
-    if name not in held_out:
-        raise ValueError(f"config.best_metric is {name!r}, which is not measured: {registry.nearest(name, held_out)}")
+def check_measured(config: ConfigDict, held_out: Mapping[str, float]) -> None:
+    """Raises ValueError where an evaluation did not measure what a key of the config names after all."""
+    wanted = {"best_metric": config.best_metric, "early_stopping.metric": config.early_stopping.metric}
+    conditions = early_stopping.conditions(config.abort)
+    for key, name in [*wanted.items(), *(("abort", condition.metric) for condition in conditions)]:
+        if name not in held_out:
+            raise ValueError(f"config.{key} names {name!r}, which is not measured: {registry.nearest(name, held_out)}")
 
 
 def check_cadences(config: ConfigDict) -> None:
     """Every cadence is in steps; each must be reached at the end of a dispatch of `steps_per_call` steps."""
-    for name in ("log_every", "eval_every", "num_steps"):
+    for name in ("log_every", "eval_every", "diagnose_every", "num_steps"):
         if config[name] % config.steps_per_call:
             raise ValueError(
                 f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}"
@@ -98,3 +113,15 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
 def as_json(config: ConfigDict) -> dict:
     """The config as JSON holds it."""
     return json.loads(config.to_json())
+
+
+def in_published_units(config: ConfigDict) -> list[str]:
+    """A line for a weight that publications give in other units: of SIGReg, on T and not on T / N."""
+    weights, num = config.weights, config.batch_size
+    if not weights.sigreg or config.objective.statistic not in univariate.EXTENSIVE:
+        return []
+    line = f"weights.sigreg {weights.sigreg:g} is on T / N: {weights.sigreg / num:.3g} on T for a batch of {num}"
+    if "prediction" in weights and weights.prediction:
+        share = weights.sigreg / (weights.sigreg + num * weights.prediction)
+        line += f"; LeJEPA's lambda, in lambda T + (1 - lambda) prediction, {share:.3g}"
+    return [line]

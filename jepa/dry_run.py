@@ -11,13 +11,14 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jepa import metrics, paths, train
+from jepa.parts import Parts, build
 
 MIB = 2**20
 
 
 def run(config: ConfigDict) -> None:
     """Prints the overview; memory is what the compiler reports, time is that of real steps after a warm-up."""
-    parts = train.build(config)
+    parts = build(config)
     train_state = parts.init()
     print(parameter_overview.get_parameter_overview(train_state.params, include_stats=False))
     rows = np.stack([parts.source.indices(i) for i in range(config.steps_per_call)])
@@ -38,7 +39,7 @@ def run(config: ConfigDict) -> None:
     print(f"{seconds * 1e3:,.0f} ms per step of {config.batch_size} examples: {minutes:,.0f} minutes for the run")
 
 
-def time_of_call(compiled: Callable, parts: train.Parts, rows: np.ndarray) -> float:
+def time_of_call(compiled: Callable, parts: Parts, rows: np.ndarray) -> float:
     """Seconds of one dispatch; the state is donated to it, so every call gets a fresh one."""
     train_state = jax.block_until_ready(parts.init())
     began = time.perf_counter()

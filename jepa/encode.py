@@ -62,10 +62,11 @@ import rich.console
 import rich.progress
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, run_folder, tables, train
+from jepa import checkpoint, run_folder, tables
 from jepa.data import _objects
 from jepa.data._grid_files import Grid, open_input
 from jepa.encoded_files import Block, write
+from jepa.parts import build_objective
 from jepa.quantizers import fsq
 from jepa.scorers import CHUNK
 from jepa.types import PyTree
@@ -106,7 +107,7 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
     """
     workdir = Path(workdir).expanduser()
     config = ConfigDict(run_folder.read_config(workdir))
-    objective = train.build_objective(config)
+    objective = build_objective(config)
     saved = checkpoint.read(workdir, checkpoint_step)
     # An objective without state has no arrays, and so no entry.
     objective_state = saved.state["objective_state"] if "objective_state" in saved.state else {}

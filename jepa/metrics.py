@@ -81,7 +81,7 @@ def jsonl(path: Path | str, resume_step: int | None = None) -> Writer:
 
     def write_scalars(step: int, scalars: Mapping[str, Any]) -> None:
         assert "step" not in scalars, "'step' is the line's own key"
-        row = {"step": int(step)} | {name: _json_number(value) for name, value in scalars.items()}
+        row = {"step": int(step)} | {name: json_number(value) for name, value in scalars.items()}
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
     return Writer(write_scalars, lambda hparams: None, file.flush, file.close)
@@ -96,7 +96,8 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _json_number(value: Any) -> int | float | str:
+def json_number(value: Any) -> int | float | str:
+    """A scalar as the record writes it."""
     number = np.asarray(value).item()
     if isinstance(number, float) and not math.isfinite(number):
         return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

@@ -48,8 +48,9 @@ def build(
     b1: float,
     b2: float,
     freeze: tuple[str, ...] = (),
-) -> optax.GradientTransformation:
-    """The optimizer. The rate rises linearly over `warmup_steps`, then falls on a cosine to `final_rate` of its peak.
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer, and its learning rate by applied steps: up on a line over `warmup_steps`, then down on a cosine to
+    `final_rate` of its peak.
 
     freeze: parameter paths, such as "trunk/encoder", below which nothing changes.
     """
@@ -62,7 +63,7 @@ def build(
     )
     adamw = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed)
     if not freeze:
-        return adamw
+        return adamw, schedule
 
     def label(params: PyTree) -> PyTree:
         paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
@@ -73,4 +74,4 @@ def build(
             lambda path, _: "frozen" if any(under(path_name(path), part) for part in freeze) else "trained", params
         )
 
-    return optax.multi_transform({"trained": adamw, "frozen": optax.set_to_zero()}, label)
+    return optax.multi_transform({"trained": adamw, "frozen": optax.set_to_zero()}, label), schedule

@@ -8,104 +8,37 @@ last checkpoint to the same bits as one that was not.
 from __future__ import annotations
 
 import functools
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from jepa import (
     checkpoint,
     config_checks,
     diagnostics,
+    early_stopping,
     evaluation,
+    findings,
+    flight_recorder,
+    history,
     metrics,
     optimizer,
-    paths,
     probe,
-    registry,
+    profiling,
     representation,
     run_folder,
     state,
+    stopwatch,
     train_step,
 )
-from jepa.types import Array, Objective, PyTree, Source
-
-
-class Parts(NamedTuple):
-    """Everything a command needs to read or continue a run, built from its config alone."""
-
-    source: Source
-    objective: Objective
-    tx: optax.GradientTransformation
-    weights: dict[str, float | None]
-    init: Callable[..., state.TrainState]  # a fresh state, of another build of the objective if one is given; jitted
-    evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
-
-
-def keywords(config: ConfigDict) -> dict[str, Any]:
-    """A sub-config as the keyword list of one `build`, without the `name` that chose it."""
-    return {key: value for key, value in config.items() if key != "name"}
-
-
-def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:
-    """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data.
-
-    encoder_params: what the encoder starts from, in place of its own initialisation.
-    """
-    dtype = dict(compute_dtype=config.compute_dtype)
-    encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
-    if encoder_params is not None:
-        encoder = encoder._replace(init=lambda key, observation: encoder_params)
-    quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
-    represent = representation.build(encoder, quantizer)
-    return registry.build("objectives", config.objective.name, represent, **keywords(config.objective), **dtype)
-
-
-def build(config: ConfigDict) -> Parts:
-    """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
-    config_checks.check(config)
-    source = registry.build(
-        "data",
-        config.data.name,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        cache_dir=config.cache_dir,
-        **keywords(config.data),
-    )
-    objective = build_objective(config)
-    weights = dict(config.weights)
-    train_step.check_weights(weights, objective)
-    config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
-    tx = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
-
-    def create(objective: Objective, tables: PyTree, rows: Array) -> state.TrainState:
-        keys = jax.random.split(jax.random.key(config.seed), len(rows))
-        batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
-        together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
-        run = state.create(objective, tx, together, config.seed, teacher=config.target_ema is not None)
-        batch = jax.tree.map(lambda leaf: leaf[0], batches)
-        fixed = (run.params, run.target_params, run.objective_state)
-        # Traced and not computed: what cannot work on a batch is said before there is a run.
-        jax.eval_shape(lambda key: objective.trunk(*fixed, batch, key=key, step=0, train=True), keys[0])
-        return run
-
-    first = np.stack([source.indices(step) for step in range(config.init_batches)])  # [S, B]: codebooks start from them
-
-    usual = jax.jit(functools.partial(create, objective))
-
-    def init(other: Objective | None = None) -> state.TrainState:
-        compiled = usual if other is None else jax.jit(functools.partial(create, other))
-        return compiled(source.tables, first)
-
-    evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
-    return Parts(source, objective, tx, weights, init, evaluate)
+from jepa.parts import Parts, build
+from jepa.start import OF_THE_DATA, how_to_extend, is_finished, restore_or_start
+from jepa.types import Array, PyTree
 
 
 def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], tuple[Array, Array]]:
@@ -123,11 +56,11 @@ def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], t
 
 
 def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
-    """The compiled dispatch: (state, tables, rows [k, B]) -> (state after k steps, metrics of the last one).
+    """The compiled dispatch: (state, tables, rows [k, B]) -> (state after k steps, metrics [k] of each).
 
-    With a quantizer, `codes/drift` is the largest change of quantised tokens (`jepa.diagnostics.change`) by any of the
-    k steps, and `codes/jump` the largest that the quantizer alone made, its parameters and state moved and the encoder
-    held: an encoder always learns, a codebook should not leap.
+    With a quantizer, `codes/drift` is the change of quantised tokens (`jepa.diagnostics.change`) by a step, and
+    `codes/jump` what the quantizer alone made of it, its parameters and state moved and the encoder held: an encoder
+    always learns, a codebook should not leap.
     """
     step = train_step.make_train_step(
         parts.objective,
@@ -148,56 +81,15 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
         moved, mask = probe(after.params, after.objective_state)
         by_quantizer = diagnostics.change(before, probe(held, after.objective_state)[0], mask)
         changes = {"codes/drift": diagnostics.change(before, moved, mask), "codes/jump": by_quantizer}
-        return (after, moved), (measured, changes)
+        return (after, moved), measured | changes
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_call(run: state.TrainState, tables: PyTree, rows: Array):
         before = None if probe is None else probe(run.params, run.objective_state)[0]
         (run, _), history = jax.lax.scan(functools.partial(body, tables), (run, before), rows)
-        if probe is None:
-            return run, jax.tree.map(lambda values: values[-1], history)
-        measured, changes = history
-        return run, jax.tree.map(lambda values: values[-1], measured) | jax.tree.map(jnp.max, changes)
+        return run, history
 
     return train_call
-
-
-def start_from(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, list[str]]:
-    """A fresh state with the parts `config.init_parts` of another run's latest weights, and the tasks it has seen.
-
-    A quantizer that is taken over brings its state; any other starts from the tokens of the encoder that is.
-    """
-    other = checkpoint.read(Path(config.init_from).expanduser())
-    saved = paths.by_path(other.state["params"])
-
-    def covered(name: str) -> list[str]:
-        return [part for part in config.init_parts if optimizer.under(name, part)]
-
-    def pick(path: tuple, fresh: Array) -> Array:
-        name = paths.path_name(path)
-        if not covered(name):
-            return fresh
-        if name not in saved or saved[name].shape != fresh.shape:
-            there = saved[name].shape if name in saved else "missing"
-            raise ValueError(f"config.init_from {config.init_from}: {name} is {there} there and {fresh.shape} here")
-        return jnp.asarray(saved[name], fresh.dtype)
-
-    shapes = jax.eval_shape(parts.init).params
-    jax.tree.map_with_path(pick, shapes)  # a part that does not fit is said before anything is computed with it
-    matched = {part for path, _ in jax.tree.leaves_with_path(shapes) for part in covered(paths.path_name(path))}
-    if unmatched := sorted(set(config.init_parts) - matched):
-        raise ValueError(f"config.init_parts names {unmatched}, which match no parameter of this run")
-
-    encoder_params = other.state["params"]["trunk"]["encoder"] if covered("trunk/encoder") else None
-    run = parts.init(build_objective(config, encoder_params)).replace(apply_fn=parts.objective.encode)
-    params, objective_state = jax.tree.map_with_path(pick, run.params), run.objective_state
-    if covered(f"trunk/{representation.SHARED}") and representation.SHARED in objective_state:
-        objective_state |= {representation.SHARED: other.state["objective_state"][representation.SHARED]}
-    target_params = run.target_params
-    if target_params is not None:
-        target_params = jax.tree.map(jnp.copy, representation.teacher_params(params))
-    run = run.replace(params=params, target_params=target_params, objective_state=objective_state)
-    return run, other.host["seen_ids"]
 
 
 class Interrupted(Exception):
@@ -212,18 +104,20 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
     """Trains to `config.num_steps` in `workdir`, or continues there, then evaluates.
 
     Raises ValueError for a mistake in the config or the workdir, FloatingPointError when a loss stays non-finite,
-    Interrupted after a signal.
+    Aborted when a condition of `config.abort` holds, Interrupted after a signal.
     """
-    traced = parse_profile(profile, config.num_steps)
+    traced = profiling.parse(profile, config.num_steps)
     run_folder.check_writable(workdir)
     with run_folder.lock(workdir):
-        checkpoints = checkpoint.open_manager(workdir / "checkpoints", best_metric=config.best_metric)
+        checkpoints = checkpoint.open_manager(
+            workdir / "checkpoints", best_metric=config.best_metric, pinned=flight_recorder.pinned(workdir)
+        )
         if checkpoint.steps(checkpoints):
             config_checks.check_same_run(config, workdir)
         parts = build(config)
         train_state, step, record = restore_or_start(config, parts, checkpoints)
-        if is_finished(config, step, workdir):
-            print(f"{workdir} is finished at step {step}; --config.num_steps={2 * step} would extend it")
+        if is_finished(config, step, record, workdir):
+            print(f"{workdir} is finished at step {step}; {how_to_extend(config, step)}")
             return
         if traced and traced[0] < step:
             raise ValueError(f"--profile starts at step {traced[0]}, but this run is at step {step} already")
@@ -231,9 +125,8 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
             probe.check(record["seen_ids"])
         run_folder.write_config(workdir, config_checks.as_json(config))
         run_folder.write_environment(workdir, {"from_step": step, **{name: record[name] for name in OF_THE_DATA}})
-        print(
-            "data: " + ", ".join(f"{value:.4g} {name.replace('_', ' ')}" for name, value in parts.source.stats.items())
-        )
+        facts = (f"{value:.4g} {name.replace('_', ' ')}" for name, value in parts.source.stats.items())
+        print("data: " + ", ".join(facts), *config_checks.in_published_units(config), sep="\n")
         with run_folder.graceful_stop() as stop_requested:
             train_state = loop(config, parts, checkpoints, train_state, step, workdir, record, traced, stop_requested)
         best = checkpoint.best_step(checkpoints)
@@ -242,53 +135,6 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
         )
         checkpoint.close(checkpoints)
         finish(config, parts, train_state, workdir, record["seen_ids"])
-
-
-def is_finished(config: ConfigDict, step: int, workdir: Path) -> bool:
-    """Whether the last step is trained and evaluated as the config asks."""
-    if step < config.num_steps or not (workdir / "probes.json").is_file():
-        return False
-    result = json.loads((workdir / "probes.json").read_text())
-    same = result["step"] == step and result["final_examples"] == config.final_examples
-    return same and ("probes" in result or not config.probe)
-
-
-OF_THE_DATA = ("digest", "train_ids", "seen_ids", "validation_ids")
-
-
-def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
-    """What a run remembers in every checkpoint: of its data, which its folder has too, and of its last evaluation.
-
-    `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
-    last evaluation, against which the next one counts changes.
-    """
-    held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
-    train_ids = list(parts.source.ids)
-    seen = sorted({*train_ids, *inherited})
-    of_the_data = (parts.source.digest, train_ids, seen, held_out)
-    return dict(zip(OF_THE_DATA, of_the_data, strict=True)) | {"codes": []}
-
-
-def restore_or_start(
-    config: ConfigDict, parts: Parts, checkpoints: checkpoint.Checkpoints
-) -> tuple[state.TrainState, int, dict[str, Any]]:
-    """The state of the latest readable checkpoint, or a fresh one (from `init_from`, if given), its step and data."""
-    restored = checkpoint.restore(checkpoints, jax.eval_shape(parts.init))
-    if restored is None:
-        if config.init_from:
-            train_state, inherited = start_from(config, parts)
-            return train_state, 0, host_record(parts, inherited)
-        return parts.init(), 0, host_record(parts, [])
-    for notice in restored.notices:
-        print(notice)
-    if restored.host["digest"] != parts.source.digest:
-        raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
-    if restored.step % config.steps_per_call:
-        raise ValueError(
-            f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
-        )
-    print(f"resuming at step {restored.step}")
-    return restored.state, restored.step, restored.host
 
 
 def loop(
@@ -302,78 +148,144 @@ def loop(
     traced: tuple[int, int] | None,
     stop_requested: Callable[[], str | None],
 ) -> state.TrainState:
-    """Trains from `step` to the end; returns the last state. A line is recorded before the checkpoint of its step."""
+    """Trains from `step` until the last one, or until patience ends; returns the last state.
+
+    A line is recorded before the checkpoint of its step, so that a killed run finds its record as its state is.
+    """
     files = metrics.multi(metrics.jsonl(workdir / "metrics.jsonl", step), metrics.tensorboard(workdir, step))
     console = metrics.console(total_steps=config.num_steps, examples_per_step=config.batch_size, start_step=step)
-    writer = metrics.multi(files, console)
+    writer, timing = metrics.multi(files, console), metrics.jsonl(workdir / "timing.jsonl", step)
     writer.write_hparams(config_checks.as_json(config))
-    train_call = make_train_call(config, parts)
-    trace(traced, step, config.steps_per_call, workdir, train_state)
+    train_call, watch = make_train_call(config, parts), stopwatch.start(step)
+    unseen = history.from_json(record["unseen"])  # metrics of the steps since the last line
+    over = is_over(config, step, record)
+    profiling.trace(traced, step, config.steps_per_call, workdir, train_state)
     try:
-        while step < config.num_steps:
-            rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
-            train_state, last = train_call(train_state, parts.source.tables, rows)
+        while not over:
+            with watch.part("input"):
+                rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
+            train_state, measured = train_call(train_state, parts.source.tables, rows)
+            unseen.append(measured)
             step += config.steps_per_call
-            trace(traced, step, config.steps_per_call, workdir, train_state)
+            profiling.trace(traced, step, config.steps_per_call, workdir, train_state)
             held_out: dict[str, float] = {}
             if step % config.log_every == 0:
-                writer.write_scalars(step, jax.device_get(last))
+                seen, unseen = history.join(jax.device_get(unseen)), []
+                writer.write_scalars(step, log_line(config, parts, step, seen))
+                record = record | {
+                    "recent": record_events(workdir, train_state, seen, record["recent"], parts, checkpoints)
+                }
                 check_health(train_state, config, parts)
+                timing.write_scalars(step, watch.lap(step))
+            if step % config.diagnose_every == 0:
+                with watch.part("diagnosis", after=train_state):
+                    writer.write_scalars(step, jax.device_get(parts.diagnose(train_state, parts.source.indices(step))))
             if step % config.eval_every == 0 or step == config.num_steps:
-                held_out, codes = parts.evaluate(train_state, config.eval_examples)
-                if codes is not None:
-                    if len(record["codes"]) == len(codes):
-                        held_out["codes/churn"] = float(np.mean(np.array(record["codes"]) != codes))
-                    record = record | {"codes": codes.tolist()}
-                config_checks.check_measured(config.best_metric, held_out)
-                writer.write_scalars(step, held_out)
-            signal_name = stop_requested()
-            if step % config.checkpoint_every == 0 or step == config.num_steps or signal_name:
-                checkpoint.save(checkpoints, step, train_state, record, held_out)
-            if signal_name:
-                raise Interrupted(signal_name, step)
+                with watch.part("evaluation", after=train_state):
+                    held_out, record = evaluate(config, parts, train_state, step, record)
+                    writer.write_scalars(step, held_out)
+                    record = record | {"findings": report_findings(workdir, record["findings"])}
+            over = is_over(config, step, record)
+            stop = reason_to_stop(config, step, held_out, stop_requested())
+            if step % config.checkpoint_every == 0 or over or stop:
+                kept = record | {"unseen": history.as_json(jax.device_get(unseen))}
+                checkpoint.save(checkpoints, step, train_state, kept, held_out)
+            if isinstance(stop, early_stopping.Aborted):
+                keep_event(workdir, flight_recorder.abort(stop, train_state, held_out, parts.source), checkpoints)
+            if stop:
+                raise stop
     finally:
         writer.close()
+        timing.close()
     return train_state
+
+
+def log_line(config: ConfigDict, parts: Parts, step: int, seen: history.History) -> dict[str, Any]:
+    """The line of the record after `step`; the learning rate is that of the last step, which counts applied ones."""
+    line = history.line(seen, max_grad_norm=config.max_grad_norm)
+    return line | {"optimizer/learning_rate": parts.rate(step - 1 - line["health/skipped"])}
+
+
+def record_events(
+    workdir: Path,
+    train_state: state.TrainState,
+    seen: history.History,
+    recent: list[float],
+    parts: Parts,
+    checkpoints: checkpoint.Checkpoints,
+) -> list[float]:
+    """Writes what went wrong in the steps `seen` that led to this state; returns the recent losses from now on."""
+    first = int(train_state.step) - len(seen["loss/total"]) + 1
+    found, recent = flight_recorder.find(first, seen, recent, train_step.bad_terms(parts.weights))
+    for index, kind, reason in found:
+        saved = checkpoint.steps(checkpoints)
+        event = flight_recorder.event(
+            index, kind, reason, first_step=first, seen=seen, source=parts.source, key=train_state.key, saved=saved
+        )
+        keep_event(workdir, event, checkpoints)
+    return recent
+
+
+def keep_event(workdir: Path, event: flight_recorder.Event, checkpoints: checkpoint.Checkpoints) -> None:
+    """Writes an event and pins the checkpoint it is replayed from."""
+    if flight_recorder.write(workdir, event):
+        checkpoints.pinned.update(flight_recorder.pins([event]))
+        print(f"{event.reason}: kept as event {event.step}-{event.kind}")
+
+
+def evaluate(
+    config: ConfigDict, parts: Parts, train_state: state.TrainState, step: int, record: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Held-out figures, and the record with the codes and the patience that they leave behind."""
+    held_out, codes = parts.evaluate(train_state, config.eval_examples)
+    if codes is not None:
+        if len(record["codes"]) == len(codes):
+            held_out["codes/churn"] = float(np.mean(np.array(record["codes"]) != codes))
+        record = record | {"codes": codes.tolist()}
+    config_checks.check_measured(config, held_out)
+    patience = early_stopping.watch(
+        record["patience"],
+        step,
+        held_out[config.early_stopping.metric],
+        min_delta=config.early_stopping.min_delta,
+        mode=config.early_stopping.mode,
+        warmup_steps=config.early_stopping.warmup_steps,
+    )
+    return held_out, record | {"patience": patience}
+
+
+def is_over(config: ConfigDict, step: int, record: dict[str, Any]) -> bool:
+    """Whether the last step is trained, or patience has ended."""
+    return step >= config.num_steps or early_stopping.is_over(record["patience"], config.early_stopping.patience)
+
+
+def reason_to_stop(
+    config: ConfigDict, step: int, held_out: dict[str, float], signal_name: str | None
+) -> Exception | None:
+    """Why the run cannot go on: a condition of `config.abort` that holds, or a signal."""
+    if broken := early_stopping.broken(early_stopping.conditions(config.abort), step, held_out):
+        return early_stopping.Aborted(broken)
+    return Interrupted(signal_name, step) if signal_name else None
+
+
+def report_findings(workdir: Path, printed: list[str]) -> list[str]:
+    """Prints what the doctor finds in the record so far and has not said before; returns all that has been said."""
+    new = [finding for finding in findings.examine(findings.read(workdir)) if finding.name not in printed]
+    for finding in new:
+        print(findings.as_text(finding))
+    return [*printed, *(finding.name for finding in new)]
 
 
 def check_health(train_state: state.TrainState, config: ConfigDict, parts: Parts) -> None:
     """Raises FloatingPointError naming the term once `max_bad_steps` steps in a row were not finite."""
     health = jax.device_get(train_state.health)
     if health.consecutive >= config.max_bad_steps:
-        term = train_step.bad_term_name(health, parts.weights)
+        term = train_step.bad_terms(parts.weights)[health.bad_term]
         raise FloatingPointError(
             f"{health.consecutive} steps in a row were not finite, the last one in {term!r}, up to step "
             f"{int(train_state.step)}; the checkpoints before them are kept: start a new --workdir from them with "
             "config.init_from, and a lower optimizer.learning_rate or weight"
         )
-
-
-def parse_profile(profile: str | None, num_steps: int) -> tuple[int, int] | None:
-    """`10:20` -> (10, 20). Raises ValueError for anything but two steps of the run in order."""
-    if profile is None:
-        return None
-    first, _, last = profile.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last) <= num_steps):
-        raise ValueError(f"--profile is {profile!r}; it must be first:last, two steps up to {num_steps}, such as 10:20")
-    return int(first), int(last)
-
-
-def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdir: Path, pending: PyTree) -> None:
-    """Called between dispatches: starts and stops the profiler around those that hold the steps to trace.
-
-    `pending` is what the last dispatch returns: it has to be there before the trace begins or ends.
-    """
-    if traced is None:
-        return
-    first, last = traced[0] // steps_per_call * steps_per_call, -(-traced[1] // steps_per_call) * steps_per_call
-    if step in (first, last):
-        jax.block_until_ready(pending)
-    if step == first:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    if step == last:
-        jax.profiler.stop_trace()
-        print(f"traced steps {first} to {last} into {workdir / 'profile'}")
 
 
 def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path, seen_ids: list[str]) -> None:

@@ -99,6 +99,7 @@ def make_train_step(
             "grad/norm_clipped": jnp.minimum(grad_norm, max_grad_norm),
             "health/skipped": new_state.health.skipped,
             "health/consecutive": new_state.health.consecutive,
+            "health/bad_term": new_state.health.bad_term,
         }
         return new_state, metrics
 
@@ -132,6 +133,6 @@ def update_health(health: Health, ok: Array, out: LossOutput, weights: Mapping[s
     )
 
 
-def bad_term_name(health: Health, weights: Mapping[str, float | None]) -> str:
-    """The name of the last term that was not finite, or "gradient" where every term was."""
-    return [*trained_terms(weights), "gradient"][int(health.bad_term)]
+def bad_terms(weights: Mapping[str, float | None]) -> list[str]:
+    """What `Health.bad_term` indexes: the trained terms, and "gradient" where each of them was finite."""
+    return [*trained_terms(weights), "gradient"]

@@ -19,6 +19,7 @@ from jepa.code_rules import Change, Unit
 from jepa.code_tokens import Collection
 from jepa.data import _collections, _objects
 from jepa.data._collections import Task
+from jepa.parts import build_objective
 from jepa.tables import OVERFLOW
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -358,7 +359,7 @@ def test_what_is_drawn_is_what_the_model_said_of_the_grids(run, data):
 
 def test_symbols_and_neighbours_are_those_of_the_quantizer(run, data):
     model, saved = encode.load(run), checkpoint.read(run)
-    objective = train.build_objective(model.config)
+    objective = build_objective(model.config)
     grids = [grid for pair in _collections.load("arc2-clean")[0].demos for grid in pair]
     table = _objects.tokenise(grids, [0] * len(grids))
     encoded = jax.jit(objective.encode)(model.params, saved.state["objective_state"], jax.tree.map(jnp.asarray, table))

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jepa import main, registry, train
+from jepa import main, registry
+from jepa.parts import build
 
 NUM_DEVICES = 8
 CONFIGS = (
@@ -28,7 +29,7 @@ CONFIGS = (
 def losses_and_gradients(config_file: str, num_devices: int) -> dict[str, np.ndarray]:
     """Every term, the queue after the step and the gradient of every term, with the batch over `num_devices`."""
     config = main.load_config(config_file)
-    parts = train.build(config)
+    parts = build(config)
     mesh = jax.make_mesh((num_devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:num_devices])
     rows, whole = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
     source, state = parts.source, parts.init()

@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import evaluation, main, train
+from jepa import evaluation, main
+from jepa.parts import build
 
 
 @functools.cache
 def evaluated(**objective):
     config = main.load_config("configs/lejepa.py:tiny")
     config.objective.update(objective)
-    parts = train.build(config)
+    parts = build(config)
     evaluate = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)
     return parts, parts.init(), evaluate
 

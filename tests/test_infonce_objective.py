@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import evaluation, main, train, train_step
+from jepa import evaluation, main, train_step
 from jepa import tables as object_tables
 from jepa.losses.infonce import infonce, infonce_candidates, queue_init, temperature
 from jepa.losses.prediction import unit
 from jepa.losses.relational import relational_quantiles
+from jepa.parts import build
 
 
 def tiny(**overrides):
@@ -23,7 +24,7 @@ def tiny(**overrides):
 
 @functools.cache
 def built(**overrides):
-    parts = train.build(tiny(**overrides))
+    parts = build(tiny(**overrides))
     return parts, parts.init()
 
 
@@ -127,7 +128,7 @@ def test_without_a_teacher_or_a_context_there_is_a_sentence():
     with pytest.raises(ValueError, match=r"needs a teacher: set config.target_ema to a decay such as 0.99"):
         output(parts, state.replace(target_params=None), batch_at(parts, 0))
     with pytest.raises(ValueError, match=r"set config.data.stream to 'analogy'"):
-        train.build(tiny(**{"data.stream": "views"})).init()
+        build(tiny(**{"data.stream": "views"})).init()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_mistake_is_named(key, value, message):
         if value is None:
             with config.ignore_type():
                 config.weights[key.removeprefix("weights.")] = None
-        parts = train.build(config)
+        parts = build(config)
         state = parts.init()
         output(parts, state, batch_at(parts, 0))
     assert message in str(error.value)

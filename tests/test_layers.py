@@ -19,6 +19,11 @@ LAYERS = (
     (
         "state",
         "train_step",
+        "gradients",
+        "history",
+        "flight_recorder",
+        "early_stopping",
+        "stopwatch",
         "optimizer",
         "checkpoint",
         "checkpoint_files",
@@ -35,9 +40,33 @@ LAYERS = (
         "findings_rules",
         "data.",
     ),
-    ("main", "train", "config_checks", "dry_run", "encode", "codes", "doctor", ""),
+    (
+        "main",
+        "train",
+        "parts",
+        "start",
+        "profiling",
+        "replay",
+        "config_checks",
+        "dry_run",
+        "encode",
+        "codes",
+        "doctor",
+        "",
+    ),
 )
-READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode", "codes")
+READERS_OF_CONFIGS = (
+    "main",
+    "train",
+    "parts",
+    "start",
+    "profiling",
+    "replay",
+    "config_checks",
+    "dry_run",
+    "encode",
+    "codes",
+)
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")
 

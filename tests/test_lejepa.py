@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jepa import context, main, train, train_step
+from jepa import context, main, train_step
 from jepa.losses.sigreg import sigreg
+from jepa.parts import build
 
 
 @functools.cache
@@ -16,7 +17,7 @@ def built(variant, **overrides):
     config = main.load_config(f"configs/lejepa.py:{variant}")
     for key, value in overrides.items():
         config.objective[key] = value
-    parts = train.build(config)
+    parts = build(config)
     state = parts.init()
     batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
     return parts, state, batch
@@ -138,9 +139,9 @@ def test_embeddings_wider_than_the_batch_need_a_projector():
     config = main.load_config("configs/lejepa.py:tiny")
     config.batch_size = 15
     with pytest.raises(ValueError, match=r"16 wide .* 15 examples.*projector_dim to at most 15"):
-        train.build(config).init()
+        build(config).init()
     config.objective.projector_dim = 15
-    train.build(config).init()
+    build(config).init()
 
 
 def test_views_have_no_teacher():

@@ -12,7 +12,7 @@ PARAMS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": {"kernel"
 
 
 def updates(gradients, steps, **overrides):
-    tx = optimizer.build(**OPTIONS | overrides)
+    tx, _ = optimizer.build(**OPTIONS | overrides)
     state, each = tx.init(PARAMS), []
     for _ in range(steps):
         update, state = tx.update(gradients, state, PARAMS)
@@ -33,6 +33,8 @@ def test_the_rate_warms_up_from_zero_and_falls_to_its_final_share():
     np.testing.assert_allclose(sizes[:3], [0.0, 0.05, 0.1], atol=1e-6)
     assert all(a > b for a, b in itertools.pairwise(sizes[2:]))
     np.testing.assert_allclose(sizes[10], 0.01, atol=1e-6)
+    rate = optimizer.build(**OPTIONS)[1]
+    np.testing.assert_allclose([rate(step) for step in range(11)], sizes, atol=1e-6)
 
 
 def test_a_frozen_part_gets_no_update_and_no_gradient():

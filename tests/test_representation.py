@@ -11,6 +11,8 @@ import pytest
 
 from jepa import checkpoint, diagnostics, main, metrics, registry, representation, state, train, train_step
 from jepa.objectives._terms import code_agreement
+from jepa.parts import build, keywords
+from jepa.start import start_from
 
 # Every law for the default; the others, each with its compilation, among the slow tests.
 QUANTIZERS = [
@@ -24,7 +26,7 @@ QUANTIZERS = [
 def built(variant="tiny", file="lejepa_codes", **overrides):
     config = main.load_config(f"configs/{file}.py:{variant}")
     config.update_from_flattened_dict(overrides)
-    parts = train.build(config)
+    parts = build(config)
     return parts, parts.init(), batch_at(parts, 0)
 
 
@@ -137,7 +139,7 @@ def test_the_contrastive_objective_takes_codes_as_well():
     config = main.load_config("configs/infonce.py:tiny")
     codes = main.load_config("configs/lejepa_codes.py:tiny")
     config.quantizer, config.weights.quantizer = codes.quantizer, 1.0
-    parts = train.build(config)
+    parts = build(config)
     run, batch = parts.init(), batch_at(parts, 0)
     after, measured = step_of(parts, target_ema=0.9)(run, batch)
     assert not equal(after.objective_state["quantizer"], run.objective_state["quantizer"])
@@ -194,7 +196,7 @@ def test_what_cannot_work_on_a_batch_is_said_before_there_is_a_run(tmp_path):
 def test_quantisation_does_not_depend_on_the_precision_of_the_encoder():
     config = main.load_config("configs/lejepa_codes.py:tiny,vq_ema")
     config.compute_dtype = "bfloat16"
-    parts = train.build(config)
+    parts = build(config)
     run = parts.init()
     after, measured = step_of(parts)(run, batch_at(parts, 0))
     assert all(np.isfinite(value) for value in measured.values())
@@ -232,8 +234,8 @@ def test_a_run_records_jump_and_churn_and_a_resumed_one_the_same(tmp_path, monke
 def started_from(tmp_path, name, source, *parts):
     config = main.load_config(f"configs/lejepa_codes.py:tiny,{name}")
     config.seed, config.init_from, config.init_parts = 7, str(tmp_path / source), parts
-    built_parts = train.build(config)
-    return built_parts, train.start_from(config, built_parts)[0]
+    built_parts = build(config)
+    return built_parts, start_from(config, built_parts)[0]
 
 
 @pytest.mark.slow
@@ -252,7 +254,7 @@ def test_weights_of_another_run_bring_their_codes_or_new_codes_start_from_them(t
     # Standardised where it was measured: on what the encoder of the other run makes of the first two batches.
     config = main.load_config("configs/lejepa_codes.py:tiny")
     encoder, quantizer = (
-        registry.build(folder, part.name, **train.keywords(part))
+        registry.build(folder, part.name, **keywords(part))
         for folder, part in (("encoders", config.encoder), ("quantizers", config.quantizer))
     )
     keys, source = jax.random.split(jax.random.key(7), 2), parts.source

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jepa import main, train, train_step
+from jepa.parts import build
 from jepa.state import Health, step_keys
 from jepa.types import LossOutput
 
@@ -22,7 +23,7 @@ def tiny(variant="tiny", **overrides):
 
 @functools.cache
 def parts(variant="tiny"):
-    return train.build(tiny(variant))
+    return build(tiny(variant))
 
 
 def make_step(variant="tiny", objective=None, weights=None, **options):
@@ -79,7 +80,7 @@ def test_a_run_with_a_nan_ends_with_the_bits_of_a_run_that_skipped_the_batch(var
             skipped, _ = step(skipped, batch)
     assert_same(with_nan, skipped, but=["health"])
     assert int(with_nan.health.skipped) == 1 and int(with_nan.health.consecutive) == 0
-    assert train_step.bad_term_name(with_nan.health, parts(variant).weights) == "sigreg"
+    assert train_step.bad_terms(parts(variant).weights)[with_nan.health.bad_term] == "sigreg"
 
 
 def test_non_finite_steps_in_a_row_are_counted_and_their_term_named():
@@ -102,7 +103,7 @@ def test_a_bad_gradient_under_finite_terms_is_called_the_gradient():
     out = LossOutput(terms, metrics={}, state={}, embeddings={}, examples={})
     healthy = Health(jnp.int32(0), jnp.int32(0), jnp.int32(-1))
     health = train_step.update_health(healthy, jnp.array(False), out, parts().weights)
-    assert train_step.bad_term_name(health, parts().weights) == "gradient"
+    assert train_step.bad_terms(parts().weights)[health.bad_term] == "gradient"
 
 
 def test_the_total_is_the_weighted_sum_and_shares_add_up_to_one():
@@ -127,7 +128,7 @@ def test_a_weight_of_zero_trains_like_none_but_is_reported():
 def test_a_term_that_is_off_is_not_compiled():
     config = tiny()
     config.objective.num_slices = 37  # a number that appears nowhere else in the program
-    built = train.build(config)
+    built = build(config)
     state, batch = built.init(), batch_at(0)
 
     def slices_in_program(weights):
@@ -192,7 +193,7 @@ def test_scanned_steps_equal_single_ones_bit_for_bit():
 
 
 def test_frozen_parts_stay_and_do_not_count_in_the_gradient_norm():
-    built = train.build(tiny(freeze=("trunk/encoder",)))
+    built = build(tiny(freeze=("trunk/encoder",)))
     options = dict(max_grad_norm=1e9, freeze=("trunk/encoder",))
     step = jax.jit(train_step.make_train_step(built.objective, built.weights, **options))
     state, batch = built.init(), batch_at(0)
@@ -207,11 +208,11 @@ def test_frozen_parts_stay_and_do_not_count_in_the_gradient_norm():
 
 def test_a_frozen_path_that_matches_nothing_is_named():
     with pytest.raises(ValueError, match="trunk/encodr"):
-        train.build(tiny(freeze=("trunk/encodr",))).init()
+        build(tiny(freeze=("trunk/encodr",))).init()
 
 
 def test_bfloat16_computes_the_same_losses_and_hands_over_float32():
-    low = train.build(tiny(compute_dtype="bfloat16"))
+    low = build(tiny(compute_dtype="bfloat16"))
     state, batch = parts().init(), batch_at(0)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(low.init().params))
     encoded = low.objective.encode(state.params, {}, batch.target)
@@ -238,7 +239,7 @@ def test_a_nan_in_a_term_of_weight_zero_is_reported_and_not_trained_on():
 @pytest.mark.parametrize("variant", ["", "base"])
 def test_the_sizes_that_users_run_are_traced_with_a_state_that_keeps_its_shapes(variant):
     config = tiny(variant)
-    built = train.build(config)
+    built = build(config)
     state = jax.eval_shape(built.init)
     rows = np.stack([built.source.indices(i) for i in range(config.steps_per_call)])
     after, metrics = jax.eval_shape(train.make_train_call(config, built), state, built.source.tables, rows)

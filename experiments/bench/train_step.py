@@ -23,7 +23,8 @@ from _timing import timed
 from jax.extend import core
 
 from jepa import main as cli
-from jepa import state, tables, train, train_step
+from jepa import state, tables, train_step
+from jepa.parts import build
 
 NUM_OBJECTS = 16
 LOSS_SIDE = {"lejepa": ("sigreg",), "infonce": ("infonce", "sigreg", "relational", "relational_context")}
@@ -76,7 +77,7 @@ def matmul_seconds(found: collections.Counter, repetitions: int) -> float:
 
 def measure(name: str, options: argparse.Namespace) -> None:
     config = sized(name, options.batch_size, options.compute_dtype)
-    parts = train.build(config)
+    parts = build(config)
     batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
     batch = batch._replace(context=cropped(batch.context), target=cropped(batch.target))
     teacher = config.target_ema is not None

@@ -1,0 +1,98 @@
+"""The parts of a run, built from its config alone: what trains it, and what every command that reads it starts from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jepa import config_checks, evaluation, gradients, optimizer, registry, representation, state, train_step
+from jepa.types import Array, Objective, PyTree, Source
+
+
+class Parts(NamedTuple):
+    """Everything a command needs to read or continue a run, built from its config alone."""
+
+    source: Source
+    objective: Objective
+    tx: optax.GradientTransformation
+    rate: optax.Schedule  # the learning rate, by applied steps
+    weights: dict[str, float | None]
+    init: Callable[..., state.TrainState]  # a fresh state, of another build of the objective if one is given; jitted
+    evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
+    diagnose: Callable[[state.TrainState, Any], dict[str, Array]]  # of a state and the rows of its next batch; jitted
+
+
+def keywords(config: ConfigDict) -> dict[str, Any]:
+    """A sub-config as the keyword list of one `build`, without the `name` that chose it."""
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:
+    """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data.
+
+    encoder_params: what the encoder starts from, in place of its own initialisation.
+    """
+    dtype = dict(compute_dtype=config.compute_dtype)
+    encoder = registry.build("encoders", config.encoder.name, **keywords(config.encoder), **dtype)
+    if encoder_params is not None:
+        encoder = encoder._replace(init=lambda key, observation: encoder_params)
+    quantizer = registry.build("quantizers", config.quantizer.name, **keywords(config.quantizer))
+    represent = representation.build(encoder, quantizer)
+    return registry.build("objectives", config.objective.name, represent, **keywords(config.objective), **dtype)
+
+
+def build(config: ConfigDict) -> Parts:
+    """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
+    config_checks.check(config)
+    source = registry.build(
+        "data",
+        config.data.name,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        cache_dir=config.cache_dir,
+        **keywords(config.data),
+    )
+    objective = build_objective(config)
+    weights = dict(config.weights)
+    train_step.check_weights(weights, objective)
+    config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
+    tx, rate = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
+
+    def create(objective: Objective, tables: PyTree, rows: Array) -> state.TrainState:
+        keys = jax.random.split(jax.random.key(config.seed), len(rows))
+        batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
+        together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
+        run = state.create(objective, tx, together, config.seed, teacher=config.target_ema is not None)
+        batch = jax.tree.map(lambda leaf: leaf[0], batches)
+        fixed = (run.params, run.target_params, run.objective_state)
+        # Traced and not computed: what cannot work on a batch is said before there is a run.
+        jax.eval_shape(lambda key: objective.trunk(*fixed, batch, key=key, step=0, train=True), keys[0])
+        return run
+
+    first = np.stack([source.indices(step) for step in range(config.init_batches)])  # [S, B]: codebooks start from them
+
+    usual = jax.jit(functools.partial(create, objective))
+
+    def init(other: Objective | None = None) -> state.TrainState:
+        compiled = usual if other is None else jax.jit(functools.partial(create, other))
+        return compiled(source.tables, first)
+
+    diagnosis = gradients.make_diagnose(
+        objective, weights, max_grad_norm=config.max_grad_norm, freeze=tuple(config.freeze)
+    )
+
+    @jax.jit
+    def diagnose_rows(run: state.TrainState, tables: PyTree, rows: Array) -> dict[str, Array]:
+        return diagnosis(run, source.gather(tables, rows, state.step_keys(run).data, True))
+
+    def diagnose(run: state.TrainState, rows: Any) -> dict[str, Array]:
+        return diagnose_rows(run, source.tables, rows)
+
+    evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
+    return Parts(source, objective, tx, rate, weights, init, evaluate, diagnose)

@@ -1,0 +1,118 @@
+"""Where a run stands when it starts: at its last checkpoint, at the weights of another run, or at the beginning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jepa import checkpoint, early_stopping, optimizer, paths, representation, state
+from jepa.parts import Parts, build_objective
+from jepa.types import Array
+
+
+def start_from(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, list[str]]:
+    """A fresh state with the parts `config.init_parts` of another run's latest weights, and the tasks it has seen.
+
+    A quantizer that is taken over brings its state; any other starts from the tokens of the encoder that is.
+    """
+    other = checkpoint.read(Path(config.init_from).expanduser())
+    saved = paths.by_path(other.state["params"])
+
+    def covered(name: str) -> list[str]:
+        return [part for part in config.init_parts if optimizer.under(name, part)]
+
+    def pick(path: tuple, fresh: Array) -> Array:
+        name = paths.path_name(path)
+        if not covered(name):
+            return fresh
+        if name not in saved or saved[name].shape != fresh.shape:
+            there = saved[name].shape if name in saved else "missing"
+            raise ValueError(f"config.init_from {config.init_from}: {name} is {there} there and {fresh.shape} here")
+        return jnp.asarray(saved[name], fresh.dtype)
+
+    shapes = jax.eval_shape(parts.init).params
+    jax.tree.map_with_path(pick, shapes)  # a part that does not fit is said before anything is computed with it
+    matched = {part for path, _ in jax.tree.leaves_with_path(shapes) for part in covered(paths.path_name(path))}
+    if unmatched := sorted(set(config.init_parts) - matched):
+        raise ValueError(f"config.init_parts names {unmatched}, which match no parameter of this run")
+
+    encoder_params = other.state["params"]["trunk"]["encoder"] if covered("trunk/encoder") else None
+    run = parts.init(build_objective(config, encoder_params)).replace(apply_fn=parts.objective.encode)
+    params, objective_state = jax.tree.map_with_path(pick, run.params), run.objective_state
+    if covered(f"trunk/{representation.SHARED}") and representation.SHARED in objective_state:
+        objective_state |= {representation.SHARED: other.state["objective_state"][representation.SHARED]}
+    target_params = run.target_params
+    if target_params is not None:
+        target_params = jax.tree.map(jnp.copy, representation.teacher_params(params))
+    run = run.replace(params=params, target_params=target_params, objective_state=objective_state)
+    return run, other.host["seen_ids"]
+
+
+def is_finished(config: ConfigDict, step: int, record: dict[str, Any], workdir: Path) -> bool:
+    """Whether the last step is trained, or patience has ended, and the state is evaluated as the config asks."""
+    over = step >= config.num_steps or early_stopping.is_over(record["patience"], config.early_stopping.patience)
+    if not over or not (workdir / "probes.json").is_file():
+        return False
+    result = json.loads((workdir / "probes.json").read_text())
+    same = result["step"] == step and result["final_examples"] == config.final_examples
+    return same and ("probes" in result or not config.probe)
+
+
+def how_to_extend(config: ConfigDict, step: int) -> str:
+    """What would let a finished run go on."""
+    if step < config.num_steps:
+        return (
+            f"{early_stopping.ended(config.early_stopping.metric)}; a larger --config.early_stopping.patience goes on"
+        )
+    return f"--config.num_steps={2 * step} would extend it"
+
+
+OF_THE_DATA = ("digest", "train_ids", "seen_ids", "validation_ids")
+
+
+def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
+    """What a run remembers on the host, in every checkpoint: of its data, which its folder has too, and of its past.
+
+    `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
+    last evaluation, against which the next one counts changes. `unseen` are metrics of steps that no line of the record
+    shows yet, `recent` the losses that a spike is measured against, `findings` the names of those that were printed.
+    """
+    held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
+    train_ids = list(parts.source.ids)
+    seen = sorted({*train_ids, *inherited})
+    of_the_data = (parts.source.digest, train_ids, seen, held_out)
+    return dict(zip(OF_THE_DATA, of_the_data, strict=True)) | {
+        "codes": [],
+        "patience": early_stopping.Patience(),
+        "unseen": {},
+        "recent": [],
+        "findings": [],
+    }
+
+
+def restore_or_start(
+    config: ConfigDict, parts: Parts, checkpoints: checkpoint.Checkpoints
+) -> tuple[state.TrainState, int, dict[str, Any]]:
+    """The state of the latest readable checkpoint, or a fresh one (from `init_from`, if given), its step and data."""
+    restored = checkpoint.restore(checkpoints, jax.eval_shape(parts.init))
+    if restored is None:
+        if config.init_from:
+            train_state, inherited = start_from(config, parts)
+            return train_state, 0, host_record(parts, inherited)
+        return parts.init(), 0, host_record(parts, [])
+    for notice in restored.notices:
+        print(notice)
+    if restored.host["digest"] != parts.source.digest:
+        raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
+    if restored.step % config.steps_per_call:
+        raise ValueError(
+            f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
+        )
+    print(f"resuming at step {restored.step}")
+    patience = early_stopping.Patience(*restored.host["patience"])
+    return restored.state, restored.step, restored.host | {"patience": patience}
