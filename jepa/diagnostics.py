@@ -23,7 +23,7 @@ def describe(embeddings: Array, key: Array) -> dict[str, Array]:
 
 
 def finish(moments: Moments) -> dict[str, Array]:
-    """`spectrum`, `rankme`, `scale`, `gaussianity` and `uniformity` of what was seen, as one dict of float32 scalars."""
+    """`spectrum`, `scale`, `gaussianity`, `rankme` and `uniformity` of what was seen: float32 scalars by name."""
     pairs = {"rankme": rankme(moments.scatter), "uniformity": uniformity(moments.sample, moments.scatter.num)}
     return spectrum(moments.scatter) | scale(moments) | gaussianity(moments) | pairs
 

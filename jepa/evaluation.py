@@ -54,7 +54,7 @@ def add_to_diagnosis(diagnosis: Diagnosis, embeddings: Mapping[str, Array]) -> D
 
 
 def finish_diagnosis(diagnosis: Diagnosis, state: TrainState) -> dict[str, Array]:
-    """`diag/<role>/...` of `jepa.diagnostics.finish` and, of views, `lidar`; `diag/target_drift` if there is a teacher."""
+    """`diag/<role>/...`: `jepa.diagnostics.finish`, and `lidar` of views; `diag/target_drift` if there is a teacher."""
     metrics = {}
     for role, (seen, groups) in diagnosis.items():
         metrics |= {f"diag/{role}/{name}": value for name, value in finish(seen).items()}
