@@ -175,10 +175,12 @@ def uniformity(embeddings: Array, num: Array | int) -> Array:
     """
     u = unit(embeddings)
     square = jnp.maximum(2.0 - 2.0 * matmul(u, u.T), 0.0)  # |u_i - u_j|^2
-    row = np.arange(len(embeddings))
-    pair = (row[:, None] < row[None]) & (row < num)[None]
-    num_pairs = jnp.sum(pair)
-    return jnp.where(num_pairs > 0, jnp.log(jnp.sum(jnp.exp(-2.0 * square), where=pair) / _nonzero(num_pairs)), 0.0)
+    real = jnp.arange(len(u)) < num
+    potential = jnp.where(real[:, None] & real[None], jnp.exp(-2.0 * square), 0.0)
+    num_rows = jnp.minimum(num, len(u))
+    num_pairs = jnp.maximum(num_rows * (num_rows - 1), 1)  # each counted twice, as in the sum
+    mean = (jnp.sum(potential) - jnp.trace(potential)) / num_pairs
+    return jnp.where(num_rows > 1, jnp.log(_nonzero(mean)), 0.0)
 
 
 def code_usage(codes: Array, num_codes: int) -> dict[str, Array]:

@@ -19,7 +19,7 @@ DOCUMENTED = sorted(name.removeprefix("doc_in_") for name in GOLDEN if name.star
 KEY = jax.random.key(0)
 
 
-add, merge, finished, described = map(jax.jit, (moments.add, moments.merge, finish, describe))
+add, merge, finished = map(jax.jit, (moments.add, moments.merge, finish))
 
 
 def sums(z, size):
@@ -31,7 +31,8 @@ def sums(z, size):
 
 
 def figures(z):
-    return described(jnp.asarray(z, jnp.float32), KEY)
+    """What `describe` says of z, compiled anew for every width only."""
+    return finished(sums(jnp.asarray(z, jnp.float32), len(z)))
 
 
 def normal(num, dim, seed=0):
@@ -90,16 +91,16 @@ def test_gaussianity_matches_float64(case):
 @pytest.mark.parametrize("case", DOCUMENTED)
 def test_the_tracker_of_the_documented_system_is_found_again(case):
     z = GOLDEN[f"doc_in_{case}"]
+    flat = np.std(z, axis=0) < 1e-6  # has an excess kurtosis of -3 there; here, once it is constant, it does not count
+    padded = np.pad(np.where(flat[None], 0.0, z), ((0, 0), (0, 16 - z.shape[1])))
     variance, isotropy, effective_rank, gaussian_score = GOLDEN[f"doc_out_{case}"]
-    found, scatter = figures(z), moments.scatter_of(z)
+    found, scatter = figures(padded), moments.scatter_of(z)
     np.testing.assert_allclose(jnp.trace(scatter.matrix) / z.size, variance, rtol=1e-5)
-    # There a dimension without variance has an excess kurtosis of -3; here it does not count.
-    constant = np.mean(np.ptp(z, axis=0) == 0)
-    beyond = (1 - constant) * (found["skew"] + found["excess_kurtosis"]) + 3 * constant
+    beyond = np.mean(~flat) * (found["skew"] + found["excess_kurtosis"]) + 3 * np.mean(flat)
     np.testing.assert_allclose(1 / (1 + beyond), gaussian_score, rtol=1e-5)
-    if constant < 1:  # a point has rank D there, that of the 1e-6 I which is added to its covariance
+    if not flat.all():  # a point has rank D there, that of the 1e-6 I which is added to its covariance
         np.testing.assert_allclose(found["effective_rank"], effective_rank, rtol=2e-4)
-    if found["dead_dims"] == 0:
+    if found["dead_dims"] == 16 - z.shape[1]:
         np.testing.assert_allclose(1 / found["condition"], isotropy, rtol=2e-3)
 
 
@@ -114,10 +115,10 @@ def test_usage_and_perplexity_of_codes_match_float64():
 
 
 def cloud(kind):
-    z = normal(230, 6, seed=5)
+    z = normal(230, 8, seed=5)
     return {
         "near": z,
-        "far": z @ rotation(6) + 3e3,
+        "far": z @ rotation(8) + 3e3,
         "tiny": 1e-12 * z,  # fourth powers below what float32 holds
         "huge": 1e12 * z**3,  # and beyond it
         "drifting": z + np.linspace(-40, 90, 230, dtype=np.float32)[:, None],  # batches far apart
@@ -220,7 +221,7 @@ def test_expected_rank_is_symmetric_bounded_and_tends_to_full():
     np.testing.assert_allclose(ranks, [54, 91, 132, 159, 183], atol=0.7)
 
 
-@pytest.mark.parametrize(("num", "dim"), [(64, 96), (256, 32), (1000, 24)])
+@pytest.mark.parametrize(("num", "dim"), [(48, 64), (256, 32), (1000, 16)])
 def test_a_gaussian_is_healthy_whatever_its_shape(num, dim):
     found = figures(normal(num, dim, seed=4))
     assert found["rank_ratio"] == pytest.approx(1.0, abs=0.02)
@@ -231,10 +232,10 @@ def test_a_gaussian_is_healthy_whatever_its_shape(num, dim):
 
 
 def test_rank_is_invariant_to_rotation_translation_and_scale():
-    z = normal(200, 12) * np.linspace(0.2, 2.0, 12, dtype=np.float32)
+    z = normal(200, 16) * np.linspace(0.2, 2.0, 16, dtype=np.float32)
     names = ("effective_rank", "rank_ratio", "participation_ratio", "condition", "dead_dims", "alpha")
     expected = figures(z)
-    for moved in (z @ rotation(12), z + np.arange(12, dtype=np.float32), 1e-3 * z, 1e3 * z):
+    for moved in (z @ rotation(16), z + np.arange(16, dtype=np.float32), 1e-3 * z, 1e3 * z):
         found = figures(moved)
         for name in names:
             rtol = 1e-3 if name == "condition" else 1e-4
@@ -261,7 +262,7 @@ def test_scale_is_blind_to_lost_dimensions_and_rank_is_not():
 
 
 def test_scale_follows_its_units():
-    z = normal(100, 6) + 0.5
+    z = normal(200, 16) + 0.5
     before, after = figures(z), figures(3.0 * z)
     for name in ("std", "std_min", "std_max", "mean_norm", "norm", "norm_spread"):
         np.testing.assert_allclose(after[name], before[name] * (1.0 if name == "norm_spread" else 3.0), rtol=1e-5)
@@ -282,15 +283,19 @@ def test_moments_see_shape_and_not_position():
 @pytest.mark.parametrize("value", [0.0, 0.1, -37.3])
 @pytest.mark.parametrize("num", [1, 2, 50])
 def test_a_point_gives_finite_figures(value, num):
-    found = figures(jnp.full((num, 5), value))
+    found = figures(jnp.full((num, 8), value))
     assert all(np.isfinite(x) and x.shape == () and x.dtype == jnp.float32 for x in found.values())
-    assert found["dead_dims"] == 5 and found["effective_rank"] == found["rank_ratio"] == 0
+    assert found["dead_dims"] == 8 and found["effective_rank"] == found["rank_ratio"] == 0
     assert found["std_max"] < 1e-5 and found["skew"] == found["excess_kurtosis"] == 0
 
 
 def test_one_constant_dimension_counts_as_dead():
-    z = normal(200, 6)
+    z = normal(200, 8)
     z[:, 2] = 0.3
     found = describe(z, KEY)  # and not compiled
     assert found["dead_dims"] == 1 and found["std_min"] < 1e-6
-    np.testing.assert_allclose(found["skew"], figures(np.delete(z, 2, 1))["skew"], rtol=1e-5)
+    others = np.delete(z, 2, 1).astype(np.float64)
+    skew = np.mean(((others - others.mean(0)) / others.std(0)) ** 3, axis=0)
+    np.testing.assert_allclose(found["skew"], np.mean(np.abs(skew)), rtol=1e-4)
+    for name, value in figures(z).items():
+        np.testing.assert_allclose(value, found[name], rtol=1e-5, atol=1e-7, err_msg=name)
