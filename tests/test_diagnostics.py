@@ -135,8 +135,10 @@ def test_any_split_in_any_order_gives_the_whole(kind):
     for seen in (sums(z, 23), tree):
         assert seen.scatter.num == len(z)
         for name, value in finished(seen).items():
-            # Values at 3000 are rounded to 1e-4 of the deviations, and so are their means.
-            tolerance = dict(rtol=1e-3, atol=1e-3) if kind == "far" else dict(rtol=2e-5, atol=2e-6)
+            # Values at 3000 are rounded to 1e-4 of the deviations, and so are their means. The drift holds all but
+            # 1e-4 of the variance, and eigenvalues are known to float32 rounding of the largest.
+            loose = kind == "far" or (kind == "drifting" and name in ("alpha", "condition"))
+            tolerance = dict(rtol=5e-3, atol=1e-3) if loose else dict(rtol=2e-5, atol=2e-6)
             np.testing.assert_allclose(value, whole[name], **tolerance, err_msg=name)
 
 
@@ -145,7 +147,7 @@ def test_moments_match_float64_far_from_the_origin_and_at_any_scale(kind):
     z = cloud(kind)
     seen, exact = sums(z, 23), z.astype(np.float64)
     standard = (exact - exact.mean(0)) / exact.std(0)
-    rtol = 1e-4 if kind == "far" else 2e-5
+    rtol = 1e-3 if kind == "far" else 2e-5  # there float32 means are known to 2e-4 of the deviations
     np.testing.assert_allclose(seen.scatter.mean, exact.mean(0), rtol=1e-6, atol=1e-6 * exact.std())
     covariance = np.cov(exact.T, ddof=0)
     np.testing.assert_allclose(seen.scatter.matrix / len(z), covariance, rtol=rtol, atol=rtol * covariance.max())
@@ -214,7 +216,7 @@ def test_expected_rank_against_monte_carlo(num, dim, repeats):
 
 def test_expected_rank_is_symmetric_bounded_and_tends_to_full():
     # The zero eigenvalues do not enter the entropy: D and N - 1 may change places.
-    assert expected_effective_rank(41, 100) == pytest.approx(expected_effective_rank(101, 40), rel=1e-12)
+    assert expected_effective_rank(41, 100) == expected_effective_rank(101, 40)
     assert expected_effective_rank(10**6, 64) == pytest.approx(64.0, rel=1e-3)
     assert expected_effective_rank(1, 5) == expected_effective_rank(2, 5) == expected_effective_rank(50, 1) == 1.0
     ranks = [expected_effective_rank(num, 192) for num in (64, 128, 256, 512, 2048)]
@@ -292,7 +294,7 @@ def test_a_point_gives_finite_figures(value, num):
 def test_one_constant_dimension_counts_as_dead():
     z = normal(200, 8)
     z[:, 2] = 0.3
-    found = describe(z, KEY)  # and not compiled
+    found = jax.jit(describe)(z, KEY)
     assert found["dead_dims"] == 1 and found["std_min"] < 1e-6
     others = np.delete(z, 2, 1).astype(np.float64)
     skew = np.mean(((others - others.mean(0)) / others.std(0)) ** 3, axis=0)
