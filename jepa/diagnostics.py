@@ -1,20 +1,35 @@
-"""Diagnostics of a set of embeddings [N, D]: spectrum, scale and Gaussianity. Always read scale and rank together."""
+"""Diagnostics of a set of embeddings: spectrum, scale and Gaussianity. Always read scale and rank together.
+
+`describe` takes the embeddings [N, D] at once. Where they come in batches, `jepa.moments` keeps what `finish` reads:
+`finish(add(add(start(key, D), first), second))` is `describe` of both.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.losses.sigreg import sigreg
+from jepa.losses.prediction import unit
+from jepa.moments import KNOTS, STEP, Moments, Scatter, add, start
+from jepa.precision import matmul
 from jepa.types import Array
 
+EPS = float(jnp.finfo(jnp.float32).eps)
 
-def spectrum(embeddings: Array) -> dict[str, Array]:
-    """How the variance spreads over directions: eigenvalues l of the covariance of the centred rows. [N, D] -> scalars.
+
+def describe(embeddings: Array, key: Array) -> dict[str, Array]:
+    """`finish` of one set of embeddings [N, D]; the key draws the directions along which T is taken."""
+    return finish(add(start(key, embeddings.shape[-1]), embeddings))
+
+
+def finish(moments: Moments) -> dict[str, Array]:
+    """`spectrum`, `scale`, `gaussianity`, `rankme` and `uniformity` of what was seen: float32 scalars by name."""
+    pairs = {"rankme": rankme(moments.scatter), "uniformity": uniformity(moments.sample, moments.scatter.num)}
+    return spectrum(moments.scatter) | scale(moments) | gaussianity(moments) | pairs
+
+
+def spectrum(scatter: Scatter) -> dict[str, Array]:
+    """How the variance spreads over directions: eigenvalues l_1 >= l_2 >= ... of the covariance, as scalars.
 
     effective_rank           exp of the entropy of l / sum l (Roy and Vetterli, 2007), 1..D; 0 for a single point.
                              Blind to scale, hence to collapse onto a point plus noise. It depends on N: compare it with
@@ -23,28 +38,29 @@ def spectrum(embeddings: Array) -> dict[str, Array]:
     participation_ratio      (sum l)^2 / sum l^2, 1..D; about D / (1 + D / N) for N(0, I).
     condition                largest over smallest living eigenvalue: read it beside
     dead_dims                the number of directions without variance, to float32 accuracy. At least D - N + 1.
+    alpha                    the slope of the tail, l_i ~ i^-alpha (`power_law` over ranks 2 to D / 2): 0 when white,
+                             larger the fewer directions carry the variance.
+
+    An eigenvalue counts as dead below D 2^-23 of the largest: a covariance in float32 does not resolve it. alpha is the
+    slope of what lives; where published code reads noise of 1e-8 beyond the rank as a cliff, it and dead_dims differ.
     """
-    num, dim = embeddings.shape
-    z = embeddings.astype(jnp.float32)
-    centred = z - jnp.mean(z, axis=0, keepdims=True)
-    covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / max(num - 1, 1)
-    eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(covariance), 0.0)  # ascending
+    num, dim = scatter.num, len(scatter.mean)
+    eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(scatter.matrix / jnp.maximum(num - 1, 1)), 0.0)  # ascending
     largest = eigenvalues[-1]
-    eps = jnp.finfo(jnp.float32).eps
     # Two floors: the eigensolver's rounding, and that of the embeddings themselves about a distant mean.
-    rounding = jnp.square(4 * eps) * jnp.mean(jnp.sum(jnp.square(z), axis=-1))
-    alive = eigenvalues > jnp.maximum(largest * dim * eps, rounding)
+    square = jnp.trace(scatter.matrix) / num + jnp.sum(jnp.square(scatter.mean))  # mean |z|^2
+    alive = eigenvalues > jnp.maximum(largest * dim * EPS, (4 * EPS) ** 2 * square)
     share = jnp.where(alive, eigenvalues, 0.0) / _nonzero(jnp.sum(eigenvalues, where=alive))
-    entropy = -jnp.sum(share * jnp.log(jnp.where(alive, share, 1.0)))
-    effective_rank = jnp.where(alive[-1], jnp.exp(entropy), 0.0)
+    effective_rank = jnp.where(alive[-1], jnp.exp(_entropy(share)), 0.0)
     expected = expected_effective_rank(num, dim)
     return {
         "effective_rank": effective_rank,
-        "effective_rank_expected": jnp.float32(expected),
+        "effective_rank_expected": expected,
         "rank_ratio": effective_rank / expected,
         "participation_ratio": jnp.sum(share) / _nonzero(jnp.sum(jnp.square(share))),
         "condition": jnp.where(alive[-1], largest / jnp.min(eigenvalues, where=alive, initial=jnp.inf), 1.0),
         "dead_dims": jnp.sum(~alive, dtype=jnp.float32),
+        "alpha": power_law(jnp.where(alive, eigenvalues, 0.0)[::-1], 2, dim // 2),
     }
 
 
@@ -52,77 +68,119 @@ def _nonzero(x):
     return jnp.where(x > 0, x, 1.0)
 
 
-@functools.cache
-def expected_effective_rank(num: int, dim: int) -> float:
-    """Effective rank that `num` samples of N(0, I) in `dim` dimensions score on average; within 1 %.
+def _entropy(share):
+    return -jnp.sum(share * jnp.log(_nonzero(share)))
+
+
+def power_law(eigenvalues: Array, first: int, last: int) -> Array:
+    """alpha of l_i ~ i^-alpha, i the rank from 1: alpha-ReQ (Agrawal et al., 2022), whose code weighs ranks by 1 / i.
+
+    eigenvalues [D], descending, zeros at the end -> []: least squares of log l_i on log i over first <= i <= last and
+    l_i > 0; 0 where that leaves fewer than two.
+    """
+    rank = np.arange(1, len(eigenvalues) + 1)
+    weight = jnp.where(eigenvalues > 0, (rank >= first) & (rank <= last), False) / rank
+    weight = weight / _nonzero(jnp.sum(weight))
+    x, y = np.log(rank), jnp.log(_nonzero(eigenvalues))
+    x = x - jnp.sum(weight * x)
+    return -jnp.sum(weight * x * y) / _nonzero(jnp.sum(weight * jnp.square(x)))
+
+
+def expected_effective_rank(num: Array | int, dim: int) -> Array:
+    """Effective rank that `num` samples of N(0, I) in `dim` dimensions score on average; within 1 %. float32 [].
 
     exp of the mean entropy of the eigenvalues of a real Wishart matrix. The entropy ignores their scale and the zero
     eigenvalues, so only the smaller and the larger of dim and num - 1 (centring takes one sample) matter. The mean of
     x log x over the eigenvalues is that of the Marchenko-Pastur law plus the correction of order 1 / dim for real
     entries (Bai and Silverstein, 2004, eq. 5.13); their sum, the trace, is independent of their shares.
     """
-    small, large = sorted((dim, num - 1))
-    if small < 2:
-        return 1.0
+    small = jnp.minimum(num - 1, dim).astype(jnp.float32)
+    large = jnp.maximum(num - 1, dim).astype(jnp.float32)
     ratio = small / large
     # Over an angle, x = 1 + ratio - 2 sqrt(ratio) cos(angle), the square roots at the law's edges become smooth.
     angle = (np.arange(8192) + 0.5) * np.pi / 8192
-    x = 1 + ratio - 2 * math.sqrt(ratio) * np.cos(angle)
-    law = 2 / np.pi * np.sin(angle) ** 2 / x  # per unit angle
-    edges = np.array([(1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2])
-    correction = np.sum(edges * np.log(np.maximum(edges, 1e-300))) / 4 - np.mean(x * np.log(x)) / 2
-    x_log_x = np.pi * np.mean(law * x * np.log(x)) + correction / small
-    trace = math.log(small) + 1 / (small * large)  # E[tr log tr] / E[tr], tr a chi-squared over `large`
-    return float(np.clip(np.exp(trace - x_log_x), 1.0, small))
+    edges = jnp.square(1 + jnp.array([-1.0, 1.0]) * jnp.sqrt(ratio))
+    x = edges[0] + 4 * jnp.sqrt(ratio) * np.sin(angle / 2).astype(np.float32) ** 2  # the same, without cancellation
+    law = (2 / np.pi * np.sin(angle) ** 2).astype(np.float32) / x  # per unit angle
+    correction = jnp.sum(edges * jnp.log(_nonzero(edges))) / 4 - jnp.mean(x * jnp.log(x)) / 2
+    x_log_x = np.pi * jnp.mean(law * x * jnp.log(x)) + correction / jnp.maximum(small, 1)
+    trace = jnp.log(jnp.maximum(small, 1)) + 1 / jnp.maximum(small * large, 1)  # E[tr log tr] / E[tr], tr a chi-squared
+    return jnp.where(small < 2, 1.0, jnp.clip(jnp.exp(trace - x_log_x), 1.0, small))
 
 
-def scale(embeddings: Array) -> dict[str, Array]:
-    """The size of the embeddings, in the units of their coordinates. [N, D] -> scalars.
+def rankme(scatter: Scatter) -> Array:
+    """RankMe as published (Garrido et al., arXiv:2210.02885): exp of the entropy of s / sum s + 1e-7. [], 1..D.
+
+    s are the singular values of the embeddings as they are, not centred: unlike `effective_rank` it falls to 1 when the
+    mean outgrows the spread, and it is larger where they agree, since it is taken over s and not s^2. It depends on N.
+    They are roots of the eigenvalues of a Gram matrix in float32, which does not resolve s below sqrt(D 2^-23) of the
+    largest: those count as 0. That lowers it by 1 % in the reference cases whose other singular values lie below
+    2e-4 of the largest, and by more where more directions lie there.
+    """
+    dim = len(scatter.mean)
+    gram = scatter.matrix + scatter.num * jnp.outer(scatter.mean, scatter.mean)
+    eigenvalues = jnp.linalg.eigvalsh(gram)
+    s = jnp.sqrt(jnp.where(eigenvalues > eigenvalues[-1] * dim * EPS, eigenvalues, 0.0))
+    return jnp.exp(_entropy(s / _nonzero(jnp.sum(s)) + 1e-7))
+
+
+def scale(moments: Moments) -> dict[str, Array]:
+    """The size of the embeddings, in the units of their coordinates, as scalars.
 
     std, std_min, std_max  mean, smallest and largest standard deviation of a dimension over the rows.
     mean_norm              norm of the mean row: how far the cloud sits from the origin.
     norm, norm_spread      mean norm of a row (about sqrt(D) for N(0, I)); standard deviation of the norms over it.
     """
-    z = embeddings.astype(jnp.float32)
-    std = jnp.std(z, axis=0, ddof=min(1, z.shape[0] - 1))
-    norms = jnp.linalg.norm(z, axis=-1)
-    norm = jnp.mean(norms)
+    scatter, norms = moments.scatter, moments.norms
+    std = jnp.sqrt(jnp.diagonal(scatter.matrix) / jnp.maximum(scatter.num - 1, 1))
     return {
         "std": jnp.mean(std),
         "std_min": jnp.min(std),
         "std_max": jnp.max(std),
-        "mean_norm": jnp.linalg.norm(jnp.mean(z, axis=0)),
-        "norm": norm,
-        "norm_spread": jnp.std(norms) / _nonzero(norm),
+        "mean_norm": jnp.linalg.norm(scatter.mean),
+        "norm": norms.mean[0],
+        "norm_spread": jnp.sqrt(norms.matrix[0, 0] / norms.num) / _nonzero(norms.mean[0]),
     }
 
 
-def gaussianity(embeddings: Array, key: Array, *, num_slices: int = 256) -> dict[str, Array]:
-    """Distance from N(0, I), and of the dimensions from normality whatever their mean and scale. [N, D] -> scalars.
+def gaussianity(moments: Moments) -> dict[str, Array]:
+    """Distance from N(0, I), and of the dimensions from normality whatever their mean and scale, as scalars.
 
     sigreg_T, sigreg_T_over_N  `jepa.losses.sigreg.sigreg`: T is about 1.05 under N(0, I), T / N 0.40 for a point at 0.
     skew, excess_kurtosis      absolute values, averaged over the dimensions that vary; 0 for a Gaussian.
     """
-    z = embeddings.astype(jnp.float32)
-    statistic = sigreg(z, key, num_slices=num_slices)
-    centred = z - jnp.mean(z, axis=0, keepdims=True)
-    std = jnp.std(z, axis=0)
-    alive = std > 4 * jnp.finfo(jnp.float32).eps * jnp.max(jnp.abs(z), axis=0)
-    standard = centred / jnp.where(alive, std, 1.0)[None]  # [N, D]
-    skew = jnp.abs(jnp.mean(standard**3, axis=0))
-    excess_kurtosis = jnp.abs(jnp.mean(standard**4, axis=0) - 3.0)
+    num = moments.scatter.num
+    phi = np.exp(-0.5 * np.square(KNOTS)).astype(np.float32)  # [J]
+    weight = 2 * STEP * phi
+    weight[-1] *= 0.5
+    distance = jnp.square(jnp.abs(moments.waves / num - phi[:, None]))  # [J, M]
+    over_n = jnp.mean(matmul(weight, distance))
+
+    std = jnp.sqrt(jnp.diagonal(moments.scatter.matrix) / num)
+    alive = std > 4 * EPS * moments.largest
     num_alive = jnp.maximum(jnp.sum(alive), 1)
     return {
-        "sigreg_T": statistic,
-        "sigreg_T_over_N": statistic / z.shape[0],
-        "skew": jnp.sum(skew, where=alive) / num_alive,
-        "excess_kurtosis": jnp.sum(excess_kurtosis, where=alive) / num_alive,
+        "sigreg_T": num * over_n,
+        "sigreg_T_over_N": over_n,
+        "skew": jnp.sum(jnp.abs(moments.skew), where=alive) / num_alive,
+        "excess_kurtosis": jnp.sum(jnp.abs(moments.kurtosis - 3.0), where=alive) / num_alive,
     }
 
 
-def describe(embeddings: Array, key: Array) -> dict[str, Array]:
-    """`spectrum`, `scale` and `gaussianity` of one set of embeddings [N, D], as one dict of float32 scalars."""
-    return {**spectrum(embeddings), **scale(embeddings), **gaussianity(embeddings, key)}
+def uniformity(embeddings: Array, num: Array | int) -> Array:
+    """Log of the mean of exp(-2 |u_i - u_j|^2) over pairs of unit rows u; Wang and Isola, arXiv:2005.10242, t = 2.
+
+    Of the first `num` rows of embeddings [S, D], all if there are fewer. [], 0 when all rows point one way, -4 + 8 / D
+    and a little more on a sphere that they fill evenly; 0 for a single row. In float32 to 1e-6.
+    """
+    u = unit(embeddings)
+    square = jnp.maximum(2.0 - 2.0 * matmul(u, u.T), 0.0)  # |u_i - u_j|^2
+    real = jnp.arange(len(u)) < num
+    potential = jnp.where(real[:, None] & real[None], jnp.exp(-2.0 * square), 0.0)
+    num_rows = jnp.minimum(num, len(u))
+    num_pairs = jnp.maximum(num_rows * (num_rows - 1), 1)  # each counted twice, as in the sum
+    mean = (jnp.sum(potential) - jnp.trace(potential)) / num_pairs
+    return jnp.where(num_rows > 1, jnp.log(_nonzero(mean)), 0.0)
 
 
 def code_usage(codes: Array, num_codes: int) -> dict[str, Array]:

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jepa import moments
 from jepa.bootstrap import resamples
-from jepa.diagnostics import code_usage, describe
+from jepa.diagnostics import code_usage, finish
+from jepa.pair_diagnostics import Groups, add_groups, finish_lidar, start_groups, target_drift
+from jepa.representation import teacher_params
 from jepa.state import TrainState
 from jepa.train_step import reported
-from jepa.types import Objective, Source
+from jepa.types import Array, Objective, Source
 
 FOREIGN = "_foreign_demo"
 LISTED = "listed/"
@@ -29,13 +32,46 @@ class Evaluation(NamedTuple):
 
 
 Evaluate = Callable[[TrainState, int], Evaluation]
+Diagnosis = dict[str, tuple[moments.Moments, Groups | None]]  # what is kept on the device of the embeddings, by role
+
+
+def start_diagnosis(embeddings: Mapping[str, Array], key: Array) -> Diagnosis:
+    """The diagnosis of none of the embeddings [N, D] or [B, V, D]; the key draws the directions of their T."""
+    return {
+        role: (moments.start(key, z.shape[-1]), start_groups(z.shape[-1]) if z.ndim == 3 else None)
+        for role, z in embeddings.items()
+    }
+
+
+def add_to_diagnosis(diagnosis: Diagnosis, embeddings: Mapping[str, Array]) -> Diagnosis:
+    """The diagnosis of what was seen before and of one more batch."""
+    new = {}
+    for role, (seen, groups) in diagnosis.items():
+        z = embeddings[role]
+        together = None if groups is None else add_groups(groups, z)
+        new[role] = (moments.add(seen, z.reshape(-1, z.shape[-1])), together)
+    return new
+
+
+def finish_diagnosis(diagnosis: Diagnosis, state: TrainState) -> dict[str, Array]:
+    """`diag/<role>/...`: `jepa.diagnostics.finish`, and `lidar` of views; `diag/target_drift` if there is a teacher."""
+    metrics = {}
+    for role, (seen, groups) in diagnosis.items():
+        metrics |= {f"diag/{role}/{name}": value for name, value in finish(seen).items()}
+        if groups is not None:
+            metrics[f"diag/{role}/lidar"] = finish_lidar(groups)
+    if state.target_params is not None:
+        metrics["diag/target_drift"] = target_drift(teacher_params(state.params), state.target_params)
+    return metrics
 
 
 def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, float | None], *, seed: int) -> Evaluate:
     """A function (state, num_examples) -> `Evaluation` over the validation sources of `source`.
 
     Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
-    `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`.
+    `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`. Over the mean
+    error of copying the last context embedding it is `copy_ratio`; so is the distance between the two predictions, in
+    the same error, as `moved_ratio`: 0 for a predictor that copies.
     `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
     augmentation, with a 95 % interval over tasks. A source `<first>_<kind>` that lists negatives gives
     `val/<kind>/...`: what the objective says of telling the target from them, over the rows that have any.
@@ -52,23 +88,29 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
         out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
         scalars = reported(dict(out.terms) | dict(out.metrics), weights)
-        kept = {"examples": out.examples, "embeddings": out.embeddings, "codes": out.codes, "groups": batch.groups}
-        return kept | {"scalars": scalars}
+        kept = {"examples": out.examples, "codes": out.codes, "groups": batch.groups, "scalars": scalars}
+        return kept, out.embeddings
 
     compiled = {
         name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()
     }
-    describe_jit = jax.jit(describe)
+    add, finished = jax.jit(add_to_diagnosis), jax.jit(finish_diagnosis)
 
     def collect(name: str, state: TrainState, num_examples: int) -> dict[str, Any]:
-        held_out, outputs, count = source.validation[name], [], 0
+        """Examples, groups and codes of a source on the host, means of its scalars; the embeddings stay behind."""
+        held_out, outputs, count, diagnosis = source.validation[name], [], 0, None
         while count < num_examples:
             rows = held_out.indices(len(outputs))
-            outputs.append(compiled[name](state, held_out.tables, rows, jax.random.fold_in(key, len(outputs))))
+            fold = jax.random.fold_in(key, len(outputs))
+            kept, embeddings = compiled[name](state, held_out.tables, rows, fold)
+            outputs.append(kept)
             count += len(rows)
+            if name == own_name:
+                diagnosis = add(diagnosis or start_diagnosis(embeddings, key), embeddings)
         scalars = [out.pop("scalars") for out in outputs]
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) | {"scalars": means}
+        collected = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        return collected | {"scalars": means, "diagnosis": diagnosis}
 
     def evaluate(state: TrainState, num_examples: int) -> Evaluation:
         own = collect(own_name, state, num_examples)
@@ -76,7 +118,10 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         examples = own["examples"]
         metrics["val/prediction"] = float(np.mean(examples["prediction"]))
         if "copy" in examples:
-            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / np.mean(examples["copy"]))
+            copy = np.mean(examples["copy"])
+            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / copy)
+            metrics["val/prediction/moved_ratio"] = float(np.mean(examples["moved"]) / copy)
+        metrics["diag/alignment"] = float(np.mean(examples["alignment"]))
         if own_name + FOREIGN in source.validation:
             foreign = collect(own_name + FOREIGN, state, num_examples)["examples"]["prediction"]
             metrics |= demo_gain(examples["prediction"], foreign, own["groups"])
@@ -84,9 +129,7 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
             if name not in (own_name, own_name + FOREIGN):
                 kind = name.removeprefix(f"{own_name}_")
                 metrics |= listed(collect(name, state, num_examples), kind)
-        for role, embeddings in own["embeddings"].items():
-            described = jax.device_get(describe_jit(embeddings, key))
-            metrics |= {f"diag/{role}/{name}": float(value) for name, value in described.items()}
+        metrics |= jax.tree.map(float, jax.device_get(finished(own["diagnosis"], state)))
         if own["codes"] is None:
             return Evaluation(metrics, None)
         codes = own["codes"][own["codes"] >= 0][:CODE_WINDOW]

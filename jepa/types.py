@@ -111,8 +111,10 @@ class LossOutput(NamedTuple):
     """What an objective returns: `terms` are unweighted scalars, named exactly as `Objective.terms`.
 
     `metrics` are scalars to log; one named `<term>/...` belongs to that term and is left out where the term is off.
-    `embeddings` are the [N, D] sets that diagnostics describe, by role (`context`, `target`, `predicted`, ...).
-    `examples` are per-example quantities [B] that evaluation averages and bootstraps.
+    `embeddings` are the sets that diagnostics describe, by role (`context`, `target`, `predicted`, ...): [N, D], or
+    [B, V, D] where the rows of an example belong together.
+    `examples` are per-example quantities [B] that evaluation averages and bootstraps: the error `prediction`, that of
+    `copy`, a prediction that is the last embedding, that between the two, `moved`, and the `alignment` of unit vectors.
     `codes` int32 [B, T, N] are those of the online encoder, -1 where there is no token; None without a quantizer.
     """
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import evaluation, main
+from jepa import diagnostics, evaluation, main, pair_diagnostics
 from jepa.parts import build
 
 
 @functools.cache
-def evaluated(**objective):
-    config = main.load_config("configs/lejepa.py:tiny")
+def evaluated(config="configs/lejepa.py:tiny", **objective):
+    config = main.load_config(config)
     config.objective.update(objective)
     parts = build(config)
     evaluate = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)
@@ -26,6 +26,51 @@ def test_two_evaluations_of_one_state_agree_and_see_what_was_asked_for():
     assert one["diag/target/sigreg_T"] == pytest.approx(48 * one["diag/target/sigreg_T_over_N"])
     assert one["diag/context/sigreg_T"] == pytest.approx(3 * 48 * one["diag/context/sigreg_T_over_N"])
     assert {"val/prediction", "val/sigreg", "val/prediction/copy_ratio", "diag/demo_gain"} <= one.keys()
+
+
+def held_out_batches(parts, num):
+    """The batches of an evaluation of `num` batches, drawn by hand."""
+    own = next(iter(parts.source.validation.values()))
+    key = jax.random.fold_in(jax.random.key(0), 2**31)
+    for step in range(num):
+        key_data, _ = jax.random.split(jax.random.fold_in(key, step))
+        yield own.gather(own.tables, own.indices(step), key_data, True)
+
+
+def test_embeddings_are_described_over_all_batches_together():
+    parts, state, evaluate = evaluated()
+    metrics = evaluate(state, 48).metrics
+    pooled = [parts.objective.encode(state.params, {}, batch.context).pooled for batch in held_out_batches(parts, 3)]
+    context = np.concatenate(pooled).reshape(-1, pooled[0].shape[-1])
+    found = jax.jit(diagnostics.describe)(context, jax.random.fold_in(jax.random.key(0), 2**31))
+    for name, value in found.items():
+        rtol = 1e-2 if name == "condition" else 1e-4
+        np.testing.assert_allclose(metrics[f"diag/context/{name}"], value, rtol=rtol, err_msg=name)
+    assert 0 < metrics["diag/alignment"] < 4 and metrics["val/prediction/moved_ratio"] > 0
+    assert "diag/target_drift" not in metrics  # there is no teacher
+
+
+def test_a_predictor_that_copies_has_not_moved_and_a_fresh_teacher_has_not_drifted():
+    _, state, evaluate = evaluated("configs/infonce.py:tiny", context="last")  # the last embedding is all it says
+    metrics = evaluate(state, 16).metrics
+    assert metrics["val/prediction/moved_ratio"] == 0 and metrics["val/prediction/copy_ratio"] == 1
+    assert metrics["diag/alignment"] == pytest.approx(metrics["val/prediction"], rel=1e-6)
+    assert metrics["diag/target_drift"] == 0
+    trunk = state.params["trunk"]
+    later = state.replace(params=state.params | {"trunk": jax.tree.map(lambda leaf: 1.5 * leaf, trunk)})
+    assert 0.3 < evaluate(later, 16).metrics["diag/target_drift"] < 1 / 3 + 1e-6  # 0.5 / 1.5 of most parameters
+
+
+def test_views_of_one_example_are_told_from_those_of_others():
+    parts, state, evaluate = evaluated("configs/lejepa.py:tiny,views")
+    metrics = evaluate(state, 32).metrics
+    views = [parts.objective.encode(state.params, {}, batch.views).pooled for batch in held_out_batches(parts, 2)]
+    views = np.concatenate(views)  # [B, V, D]
+    np.testing.assert_allclose(metrics["diag/views/lidar"], pair_diagnostics.lidar(views), rtol=1e-4)
+    np.testing.assert_allclose(metrics["diag/alignment"], np.mean(pair_diagnostics.alignment(views)), rtol=1e-4)
+    assert metrics["diag/views/sigreg_T"] == pytest.approx(
+        views.shape[0] * views.shape[1] * metrics["diag/views/sigreg_T_over_N"]
+    )
 
 
 def test_a_predictor_that_reads_only_the_query_gains_nothing_from_the_demonstration():

@@ -205,8 +205,10 @@ def build(
         metrics = {f"infonce/{name}": value for name, value in contrast_metrics.items()}
         metrics["infonce/tau_clamped"] = jnp.float32((free_tau < tau_min) | (free_tau > tau_max))
 
-        copied = normalized_error(project(params, latents.context.pooled[:, -1]), latents.positives)
-        examples = {"prediction": normalized_error(anchors, latents.positives), "copy": copied}
+        error = normalized_error(anchors, latents.positives)  # of unit vectors: it is their alignment
+        last = project(params, latents.context.pooled[:, -1])
+        copied = {"copy": normalized_error(last, latents.positives), "moved": normalized_error(anchors, last)}
+        examples = {"prediction": error, "alignment": error, **copied}
         if latents.negatives is not None:
             real = batch.negative_ids != batch.ids[:, None]
             listed = infonce_candidates(anchors, latents.positives, latents.negatives, real, tau=tau)

@@ -17,6 +17,7 @@ from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
 from jepa.modules import Mlp
 from jepa.objectives._terms import QUANTIZER, Term, code_agreement, code_metrics, kinds, regularisers, values
+from jepa.pair_diagnostics import alignment
 from jepa.registry import nearest
 from jepa.representation import Representation, teacher_trunk
 from jepa.types import Array, Batch, Encoded, LossOutput, Objective, PyTree
@@ -140,11 +141,17 @@ def build(
         return latents, state
 
     def next_embedding(params, latents, z):
-        """Per-example errors [B] of predicting and of copying the last frame; embeddings by role for diagnostics."""
+        """Per-example errors [B] of prediction and copy of the last frame, and between them; embeddings by role."""
         context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
         z_hat = forward(params, context)
         z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
-        examples = {"prediction": ERRORS[error](z_hat, z_target), "copy": ERRORS[error](z[:, -2], z_target)}
+        z_last = z[:, -2]
+        examples = {
+            "prediction": ERRORS[error](z_hat, z_target),
+            "copy": ERRORS[error](z_last, z_target),
+            "moved": ERRORS[error](z_hat, z_last),
+            "alignment": alignment(jnp.stack([z_hat, z_target], axis=1)),
+        }
         pooled = latents["online"].pooled
         flat = pooled[:, :-1].reshape(-1, pooled.shape[-1])
         return examples, {"context": flat, "target": pooled[:, -1], "predicted": z_hat}
@@ -156,8 +163,8 @@ def build(
         if latents["teacher_codes"] is not None:
             metrics |= code_agreement(quantized.codes[:, -1], latents["teacher_codes"])
         if batch.views is not None:
-            examples = {"prediction": view_invariance(z, num_global_views)}  # [B]
-            embeddings = {"views": latents["online"].pooled.reshape(-1, latents["online"].pooled.shape[-1])}
+            examples = {"prediction": view_invariance(z, num_global_views), "alignment": alignment(z)}  # [B]
+            embeddings = {"views": latents["online"].pooled}  # [B, V, D]
         else:
             examples, embeddings = next_embedding(params, latents, z)
             metrics["prediction/copy_ratio"] = jnp.mean(examples["prediction"]) / jnp.mean(examples["copy"])
