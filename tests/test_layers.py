@@ -30,9 +30,12 @@ LAYERS = (
         "encoded_files",
         "code_tokens",
         "code_rules",
+        "findings",
+        "findings_record",
+        "findings_rules",
         "data.",
     ),
-    ("main", "train", "config_checks", "dry_run", "encode", "codes", ""),
+    ("main", "train", "config_checks", "dry_run", "encode", "codes", "doctor", ""),
 )
 READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode", "codes")
 # Of clu, these three import TensorFlow.

@@ -1,0 +1,140 @@
+"""What the rules of `jepa.findings` read: a run's metrics as series, its config flat, and questions asked of both."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jepa import metrics, run_folder
+
+
+class Series(NamedTuple):
+    """One metric over a run: the steps at which it was recorded, ascending, and its values there."""
+
+    steps: np.ndarray  # int [n]
+    values: np.ndarray  # float [n]
+
+
+class Record(NamedTuple):
+    """All that a rule knows of a run."""
+
+    series: Mapping[str, Series]  # by metric
+    config: Mapping[str, Any]  # by dotted key, values as in JSON
+    num_steps: int  # planned
+    step: int  # of the last line
+
+
+class Held(NamedTuple):
+    """That a rule holds, since which step, and the metric, steps and numbers that show it, in one clause."""
+
+    since: int
+    evidence: str
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optimizer": {"b1": 0.9}} as {"optimizer.b1": 0.9}; what is flat stays."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves
+
+
+def record_of(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Record:
+    """The record of a run from the rows of `jepa.metrics.read_record`, in the order of their steps, and its config.
+
+    Rows of several files may follow one another. Raises ValueError where the config plans no steps.
+    """
+    config = flat(config)
+    if "num_steps" not in config:
+        raise ValueError("the config of the run has no num_steps: it is not one that jepa.main wrote")
+    columns: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                columns.setdefault(name, {})[row["step"]] = float(value)
+    series = {
+        name: Series(np.array(sorted(column), int), np.array([column[step] for step in sorted(column)]))
+        for name, column in columns.items()
+    }
+    return Record(series, config, int(config["num_steps"]), max((row["step"] for row in rows), default=0))
+
+
+def read(workdir: Path | str) -> Record:
+    """The record of a finished run, or of one in progress. Raises ValueError where the folder is not one of a run."""
+    workdir = Path(workdir)
+    config = run_folder.read_config(workdir)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{workdir / 'config.json'} holds no config: it should be a JSON object")
+    path = workdir / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{workdir} has no metrics.jsonl: the run has not logged a step yet")
+    rows = metrics.read_record(path)
+    if not rows:
+        raise ValueError(f"{path} has no readable line: the run has not logged a step yet, or the file is damaged")
+    timing = workdir / "timing.jsonl"
+    return record_of(rows + (metrics.read_record(timing) if timing.is_file() else []), config)
+
+
+# ------------------------------------------------------------------------------------ questions asked of a record
+
+
+def has(record: Record, *names: str) -> bool:
+    """Whether all of these are there: metrics, or prefixed by `config:` keys of the config that are not None."""
+    return all(
+        record.config[name[7:]] is not None if name[7:] in record.config else False
+        if name.startswith("config:")
+        else bool(named(record, name))
+        for name in names
+    )
+
+
+def named(record: Record, pattern: str) -> list[str]:
+    """The metrics of a pattern such as `diag/*/std`, whose star may stand for several parts of a path."""
+    if pattern in record.series:
+        return [pattern]
+    return fnmatch.filter(record.series, pattern)
+
+
+def settled(record: Record) -> int:
+    """The step from which a run is judged: a tenth of it is done, and the learning rate has been raised."""
+    warmup = record.config["optimizer.warmup_steps"] if "optimizer.warmup_steps" in record.config else 0
+    return max(record.num_steps // 10, min(warmup, record.num_steps // 2))
+
+
+def since(series: Series, step: float) -> Series:
+    """The readings from a step on."""
+    chosen = series.steps >= step
+    return Series(series.steps[chosen], series.values[chosen])
+
+
+def late(record: Record, name: str, least: int = 3) -> Series | None:
+    """The readings of the second half of the run so far, after it has settled; None where they are fewer than `least`."""
+    chosen = since(record.series[name], max(settled(record), record.step / 2))
+    return chosen if len(chosen.steps) >= least else None
+
+
+def lasting(series: Series, holds: np.ndarray, least: int = 3) -> int | None:
+    """The step since which `holds` [n] has been true up to the last reading, for `least` readings or more; else None."""
+    if len(holds) < least or not holds[-least:].all():
+        return None
+    false = np.flatnonzero(~holds)
+    return int(series.steps[false[-1] + 1 if len(false) else 0])
+
+
+def rising(series: Series) -> float:
+    """Kendall's tau of a series against time: 1 where every reading exceeds all before it, about 0 without a trend."""
+    values = series.values
+    if len(values) < 2:
+        return 0.0
+    first, second = np.triu_indices(len(values), 1)
+    return float(np.mean(np.sign(values[second] - values[first])))
+
+
+def number(value: float) -> str:
+    """To three digits."""
+    return f"{value:.3g}" if math.isfinite(value) else "NaN" if math.isnan(value) else "infinity"
