@@ -176,6 +176,8 @@ def _latents() -> list[Panel]:
         Panel("Dead dimensions", "Directions without variance; 0 is good.", _by_role("dead_dims"), zero=True),
         Panel("Gaussianity T", "About 1.05 when N(0, I) holds, at any N; above 4.6 it does not (99 %).",
               _by_role("sigreg_T"), log=True, at=(1.05,)),
+        Panel("T over N", "The same per row, as it is trained on: 0.402 at collapse to a point, 1.27 at wide spread.",
+              _by_role("sigreg_T_over_N"), zero=True),
         Panel("Skewness", "0 for a Gaussian.", _by_role("skew"), at=(0.0,)),
         Panel("Excess kurtosis", "0 for a Gaussian; high is a few far outliers.", _by_role("excess_kurtosis"),
               at=(0.0,)),
@@ -199,6 +201,7 @@ def _codes(names: Sequence[str]) -> list[Panel]:
               "Below 0.15 most of the codebook is gone.", usage, zero=True),
         _one("Perplexity", "codes/perplexity", "How many evenly used codes would say as much; higher is better.",
              zero=True),
+        _one("Dead codes", "codes/dead", "Codes that do not occur in the window; the fewer the better.", zero=True),
         Panel("Jump and drift", "Largest change of quantised values in one step over their variance: jump by the "
               "quantizer alone, which should stay near 0, drift by the whole step.",
               (Curve("jump", "codes/jump"), Curve("drift", "codes/drift")), zero=True),
@@ -265,5 +268,8 @@ def _other(names: Sequence[str]) -> list[Panel]:
     for name in names:
         parent, _, label = name.rpartition("/")
         groups.setdefault(parent, []).append(Curve(label, name))
-    panels = [Panel(parent or "Top level", "As recorded.", tuple(curves)) for parent, curves in groups.items()]
+    panels = [
+        Panel(curves[0].metric if len(curves) == 1 else parent or "Top level", "As recorded.", tuple(curves))
+        for parent, curves in groups.items()
+    ]
     return list(_present(panels, names))

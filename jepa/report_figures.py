@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-WIDTH, HEIGHT = 360, 200  # CSS pixels, at which the text is 12 pixels tall
+WIDTH, HEIGHT = 340, 195  # CSS pixels, at which the text is 12 pixels tall
 POINTS = 600  # of a curve; a page of many thins further
 COLOURS = 8  # as many as the page has variables --c0 ...
 _INK, _GRID, _WARN = "#fe0a01", "#fe0b01", "#fe0c01"
@@ -170,7 +170,8 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
     svg = re.sub(r'id="(\w+_\d+|matplotlib\.axis_\d)"', "", svg)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), svg)
+    # Of coordinates a tenth of a pixel is enough; numbers that are text stay.
+    svg = re.sub(r"-?\d+\.\d{2,}(?=[^<>]*>)", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), svg)
     for sentinel, colour in ((_INK, "currentColor"), (_GRID, "var(--line)"), (_WARN, "var(--warn)")):
         svg = svg.replace(sentinel, colour)
     svg = re.sub(r"#fe00(\d\d)", lambda found: f"var(--c{int(found[1])})", svg)

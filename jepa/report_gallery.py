@@ -66,7 +66,7 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
         return place(asked.grids[row], int(asked.backgrounds[row]), latents.task_ids[task], table)
 
     return {
-        "about": f"{latents.title}, step {latents.step:,}",
+        "about": f"{latents.title[0].upper()}{latents.title[1:]}, step {latents.step:,}",
         "objects": objects(latents, put),
         "neighbours": neighbours(latents, put),
         "rules": {"missing": latents.missing} if latents.scores is None else rules(latents, put),

@@ -60,8 +60,8 @@ def _tiles(run: Run) -> Iterable[str]:
         series = record.series[metric]
         known = [(v, s) for s, v in zip(series.steps.tolist(), series.values.tolist(), strict=True) if math.isfinite(v)]
         best = min(known, default=None)
-    done = "of the steps planned" if record.step < record.num_steps else "all that were planned"
-    tiles: list[tuple[str, str, str]] = [("step", f"{record.step:,}", f"{record.num_steps:,} {done}")]
+    done = f"in progress, of {record.num_steps:,}" if record.step < record.num_steps else "the last one planned"
+    tiles: list[tuple[str, str, str]] = [("step", f"{record.step:,}", done)]
     for name, path, digits, note in (
         ("error over copying", "val/prediction/copy_ratio", 3, "held out; 1 is no better than copying"),
         ("rank of the context", "diag/context/effective_rank", 3, "expected of N(0, I): {}"),
@@ -94,7 +94,8 @@ def figures(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         if len(runs) > 1:
             panels = [single for panel in panels for single in report_curves.apart(panel)]
         drawn = [_figure(panel, runs, f"{section.name}{i}", points) for i, panel in enumerate(panels)]
-        found.append((section.name, section.title, f'<div class="figures">{"".join(drawn)}</div>'))
+        axis = "" if found else '<p class="soft">All figures go over training steps.</p>'
+        found.append((section.name, section.title, f'{axis}<div class="figures">{"".join(drawn)}</div>'))
     return found
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from jepa.report_page import escape, table
 
-HEAD = ("probe", "interval, floors", "trained", "95 %", "untrained", "randnet", "tables", "histogram", "pixels")
-REST = ("foreign demos", "copy", "prototype", "demo free", "no information", "chance", "over the best control")
+CONTROLS = ("randnet", "tables", "histogram", "pixels")
+BASELINES = ("copy", "prototype", "demo_free")
+HEAD = ("probe", "from 0 to 1", "trained", "95 %", "over the best control", "untrained", *CONTROLS, "foreign demos")
+REST = (*(name.replace("_", " ") for name in BASELINES), "no information", "chance")
 
 
 def probe_tables(result: Mapping[str, Any]) -> str:
@@ -16,9 +18,9 @@ def probe_tables(result: Mapping[str, Any]) -> str:
     if "probes" not in result:
         return '<p class="soft">The run did not ask for probes (config.probe).</p>'
     legend = (
-        '<p class="soft">Frozen features beside what learned nothing. In the bar, from 0 to 1: the score with its 95 % '
-        "interval over tasks; black: chance; orange: the best control. The last column is the paired difference to that "
-        "control, green where its interval lies above 0, red where below.</p>"
+        '<p class="soft">Frozen features beside what learned nothing. In the bar: <span class="key c0"></span>score with '
+        'its 95 % interval over tasks, <span class="key ink"></span>chance, <span class="key c1"></span>the best '
+        "control. The paired difference to that control is green where its interval lies above 0, red where below.</p>"
     )
     parts = []
     for space, scored in result["probes"].items():
@@ -39,14 +41,14 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         bar(row["score"], row["low"], row["high"], row["chance"], best),
         f"<b>{row['score']:.3f}</b>",
         f"[{row['low']:.3f}, {row['high']:.3f}]",
-        _score(row, "untrained"),
-        *(_score(controls, name) for name in ("randnet", "tables", "histogram", "pixels")),
-        _score(baselines, foreign[0]) if foreign else "",
-        *(_score(baselines, name) for name in ("copy", "prototype", "demo_free")),
-        f"{row['no_information']:.3f}",
-        f"{row['chance']:.3f}",
         f'<span class="{kind}">{over["difference"]:+.3f} [{over["low"]:+.3f}, {over["high"]:+.3f}]</span> '
         f"{escape(over['control'])}",
+        _score(row, "untrained"),
+        *(_score(controls, name) for name in CONTROLS),
+        _score(baselines, foreign[0]) if foreign else "",
+        *(_score(baselines, name) for name in BASELINES),
+        f"{row['no_information']:.3f}",
+        f"{row['chance']:.3f}",
     ]
 
 
