@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)
     for run in runs:
-        print(f"{run.name}: {report_page.summary(run)}", *(f"  {f.seriousness}: {f.name}" for f in run.findings), sep="\n")
+        print(
+            f"{run.name}: {report_page.summary(run)}", *(f"  {f.seriousness}: {f.name}" for f in run.findings), sep="\n"
+        )
     print(f"done: {output}")
 
 
@@ -91,7 +93,9 @@ def render(runs: Sequence[Run], galleries: Sequence[Mapping[str, Any]], shown: M
         "about": html.escape(steps),
         "style": here.with_name("page.css").read_text(encoding="utf-8"),
         "script": here.with_name("page.js").read_text(encoding="utf-8"),
-        "colours": " ".join(f".c{i} {{ color: var(--c{i % report_figures.COLOURS}); }}" for i in range(max(8, len(runs)))),
+        "colours": " ".join(
+            f".c{i} {{ color: var(--c{i % report_figures.COLOURS}); }}" for i in range(max(8, len(runs)))
+        ),
         "verdict": report_page.verdict(runs),
         "nav": "".join(f'<a href="#{name}">{html.escape(title)}</a>' for name, title in links),
         "sections": "\n".join(

@@ -109,7 +109,7 @@ def _one(title: str, metric: str, caption: str, **options) -> Panel:
 
 
 def _loss(names: Sequence[str]) -> list[Panel]:
-    total = Curve("of the logged step", "loss/total"), Curve("largest since the last", "loss/total_max")
+    total = Curve("largest since the last", "loss/total_max"), Curve("of the logged step", "loss/total")
     panels = [Panel("Total loss", "The weighted sum that is trained on. Twice the level before is a spike.", total)]
     for term in terms_of(names):
         caption = TERMS[term] if term in TERMS else "As it is, without its weight; low is good."
@@ -125,7 +125,7 @@ def _loss(names: Sequence[str]) -> list[Panel]:
 
 def _prediction() -> list[Panel]:
     copy = "Mean error over that of copying the last context embedding: 1 is no better than copying, 0 exact."
-    ratios = Curve("held out", "val/prediction/copy_ratio"), Curve("training", "metric/prediction/copy_ratio")
+    ratios = Curve("training", "metric/prediction/copy_ratio"), Curve("held out", "val/prediction/copy_ratio")
     errors = Curve("prediction", "val/prediction"), Curve("copying", "val/prediction/copy")
     gain = Curve("demonstration gain", "diag/demo_gain", None, "diag/demo_gain_low", "diag/demo_gain_high")
     chance = Curve("in-batch loss", "metric/infonce/in_batch", "metric/infonce/chance_in_batch")
@@ -194,7 +194,7 @@ def _latents() -> list[Panel]:
 
 def _codes(names: Sequence[str]) -> list[Panel]:
     usage = Curve("usage", "codes/usage"), Curve("alive", "codes/alive")
-    agree = Curve("held out", "val/codes/agreement"), Curve("training", "metric/codes/agreement")
+    agree = Curve("training", "metric/codes/agreement"), Curve("held out", "val/codes/agreement")
     quantizer = tuple(c for c in _all("metric/codes/", names) if c.label != "agreement")
     return [
         Panel("Usage", "Share of the codes that occur over a fixed window; alive: above a tenth of the mean count. "
@@ -204,7 +204,7 @@ def _codes(names: Sequence[str]) -> list[Panel]:
         _one("Dead codes", "codes/dead", "Codes that do not occur in the window; the fewer the better.", zero=True),
         Panel("Jump and drift", "Largest change of quantised values in one step over their variance: jump by the "
               "quantizer alone, which should stay near 0, drift by the whole step.",
-              (Curve("jump", "codes/jump"), Curve("drift", "codes/drift")), zero=True),
+              (Curve("drift", "codes/drift"), Curve("jump", "codes/jump")), log=True, zero=True),
         _one("Churn", "codes/churn", "Share of held-out codes that changed since the last evaluation.", zero=True),
         Panel("Agreement", "Share of tokens to which online encoder and teacher give one code; 1 is full agreement.",
               agree, zero=True),
@@ -214,7 +214,11 @@ def _codes(names: Sequence[str]) -> list[Panel]:
 
 def _gradients(names: Sequence[str]) -> list[Panel]:
     terms = terms_of(names)
-    norms = Curve("before clipping", "grad/norm"), Curve("after", "grad/norm_clipped"), Curve("largest", "grad/norm_max")
+    norms = (
+        Curve("largest", "grad/norm_max"),
+        Curve("before clipping", "grad/norm"),
+        Curve("after", "grad/norm_clipped"),
+    )
     by_module: dict[str, list[Curve]] = {}
     for term in terms:
         for name in names:
@@ -248,7 +252,11 @@ def _below(prefix: str, names: Sequence[str]) -> list[Curve]:
 def _pace() -> list[Panel]:
     waits = [
         Curve(label, f"time/{name}")
-        for label, name in (("data", "input_share"), ("evaluation", "evaluation_share"), ("diagnosis", "diagnosis_share"))
+        for label, name in (
+            ("data", "input_share"),
+            ("evaluation", "evaluation_share"),
+            ("diagnosis", "diagnosis_share"),
+        )
     ]
     skipped = Curve("so far", "health/skipped"), Curve("in a row", "health/consecutive")
     return [

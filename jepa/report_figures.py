@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 340, 195  # CSS pixels, at which the text is 12 pixels tall
+DENSE = 250  # points from which on a line is drawn thinner
 POINTS = 600  # of a curve; a page of many thins further
 COLOURS = 8  # as many as the page has variables --c0 ...
 _INK, _GRID, _WARN = "#fe0a01", "#fe0b01", "#fe0c01"
@@ -32,7 +33,6 @@ _STYLE = {
     "ytick.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "lines.linewidth": 1.6,
     "lines.solid_capstyle": "butt",
     "text.parse_math": False,
     "axes.unicode_minus": True,
@@ -68,7 +68,7 @@ def thin(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray
 def draw(lines: Sequence[Line], *, name: str, log: bool = False, zero: bool = False, at: Sequence[float] = ()) -> str:
     """One chart over steps, as an SVG element whose ids start with `name`.
 
-    log: a logarithmic axis, where all values are positive and span a factor of 30. zero: the axis holds 0.
+    log: a logarithmic axis, where no value is negative and they span a factor of 30. zero: a linear axis holds 0.
     at: levels drawn as thin lines, where the axis holds them.
     """
     with matplotlib.rc_context(_STYLE):
@@ -94,7 +94,7 @@ def _plot(axes: Axes, line: Line) -> None:
     if line.dashed:
         axes.plot(line.steps, values, color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
     else:
-        axes.plot(line.steps, values, color=colour)
+        axes.plot(line.steps, values, color=colour, linewidth=1.6 if len(values) < DENSE else 1)
     before, after = np.append(False, finite[:-1]), np.append(finite[1:], False)
     alone = finite & ~before & ~after  # a point without neighbours is no line
     if alone.any():
@@ -111,9 +111,10 @@ def _scale(axes: Axes, lines: Sequence[Line], log: bool, zero: bool, at: Sequenc
     drawn = [values[np.isfinite(values)] for line in lines for values in (line.values, *(line.band or ())[1:])]
     values = np.concatenate(drawn) if drawn else np.zeros(0)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    log = log and low > 0 and high > 30 * low
-    if log:
-        axes.set_yscale("log")
+    positive = values[values > 1e-8 * high]
+    if log and low >= 0 and high > 30 * positive.min(initial=high):
+        low = float(positive.min())
+        axes.set_yscale("log", nonpositive="clip")  # what is 0 lies on the axis
         axes.set_ylim(low / 1.2, high * 1.2)
         ticks = LogLocator(numticks=5).tick_values(low, high)
     else:
@@ -166,7 +167,9 @@ def _inline(svg: str, name: str) -> str:
     """The SVG element alone, at the width of its place, in the page's colours and font, with ids of its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.S)
-    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-labelledby="%s">' % name, svg)
+    svg = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-labelledby="%s">' % name, svg
+    )
     svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
     svg = re.sub(r'id="(\w+_\d+|matplotlib\.axis_\d)"', "", svg)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")

@@ -164,5 +164,5 @@ def _short(value: float) -> float:
 
 def _reason(error: Exception) -> str:
     """The first line of what went wrong; the kind of error, where it would not be understood without."""
-    said = (str(error).splitlines() or [""])[0].rstrip(".")
-    return said if isinstance(error, ValueError | OSError) else f"its config is of another version ({said})"
+    said = (str(error).splitlines() or [""])[0].rstrip(".").strip("\"'")
+    return said if isinstance(error, ValueError | OSError) else f"its config is not one of this version ({said})"

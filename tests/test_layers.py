@@ -33,11 +33,16 @@ LAYERS = (
         "findings",
         "findings_record",
         "findings_rules",
+        "report_run",
+        "report_curves",
+        "report_figures",
+        "report_page",
+        "report_probes",
         "data.",
     ),
-    ("main", "train", "config_checks", "dry_run", "encode", "codes", "doctor", ""),
+    ("main", "train", "config_checks", "dry_run", "encode", "codes", "doctor", "report", "report_gallery", ""),
 )
-READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode", "codes")
+READERS_OF_CONFIGS = ("main", "train", "config_checks", "dry_run", "encode", "codes", "report_gallery")
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")
 
