@@ -56,12 +56,8 @@ def dimensional_collapse(record: Record) -> Held | None:
         start = lasting(rank, (rank.values < floor) | fallen)
         if start is not None and (worst is None or rank.values[-1] < worst[0]):
             of = f", where N(0, I) has {number(expected)}" if math.isfinite(expected) else ""
-            worst = (
-                rank.values[-1],
-                Held(
-                    start,
-                    f"{name} {number(peak[-1])} at most and {number(rank.values[-1])} at step {rank.steps[-1]}{of}",
-                ),
+            worst = rank.values[-1], Held(
+                start, f"{name} {number(peak[-1])} at most and {number(rank.values[-1])} at step {rank.steps[-1]}{of}"
             )
     return None if worst is None else worst[1]
 
@@ -176,7 +172,4 @@ def decoder_out_of_distribution(record: Record) -> Held | None:
     start = lasting(predicted, gap > math.log(1.25))
     if start is None:
         return None
-    return Held(
-        start,
-        f"diag/predicted/norm {number(predicted.values[-1])} and diag/target/norm {number(target.values[-1])} at step {predicted.steps[-1]}",
-    )
+    return Held(start, f"diag/predicted/norm {number(predicted.values[-1])} and diag/target/norm {number(target.values[-1])} at step {predicted.steps[-1]}")

@@ -151,7 +151,7 @@ RULES = (
         ("codes/jump",),
         latents.codebook_jumps,
         "Single updates of the quantizer move what it decodes to: codes are reassigned while they are in use.",
-        'a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = "fsq"',
+        "a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = \"fsq\"",
     ),
     Rule(
         "codebooks-disagree",

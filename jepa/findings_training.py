@@ -163,10 +163,7 @@ def regulariser_dominates(record: Record) -> Held | None:
         if share is None or weight(record, term) <= 0:
             continue
         if np.median(share.values) > 0.95:
-            return Held(
-                int(share.steps[0]),
-                f"share/{term} {number(float(np.median(share.values)))} in the median since step {share.steps[0]}",
-            )
+            return Held(int(share.steps[0]), f"share/{term} {number(float(np.median(share.values)))} in the median since step {share.steps[0]}")
     return None
 
 
@@ -179,10 +176,7 @@ def regulariser_dominated(record: Record) -> Held | None:
     together = sum(float(np.median(share.values)) for share in shares)
     if together > 0.02:
         return None
-    return Held(
-        int(shares[0].steps[0]),
-        f"share of {', '.join(on)} {number(together)} in the median since step {shares[0].steps[0]}, at a rank_ratio of {number(min(ratios))}",
-    )
+    return Held(int(shares[0].steps[0]), f"share of {', '.join(on)} {number(together)} in the median since step {shares[0].steps[0]}, at a rank_ratio of {number(min(ratios))}")
 
 
 def term_starved(record: Record) -> Held | None:
@@ -191,10 +185,7 @@ def term_starved(record: Record) -> Held | None:
         term, share = name.removeprefix("grad_share/"), late(record, name)
         if share is None or term in REGULARISERS or share.values.max() > STARVED:
             continue
-        return Held(
-            int(share.steps[0]),
-            f"{name} {number(share.values.max())} at most since step {share.steps[0]}, at weights.{term} {number(weight(record, term))}",
-        )
+        return Held(int(share.steps[0]), f"{name} {number(share.values.max())} at most since step {share.steps[0]}, at weights.{term} {number(weight(record, term))}")
     return None
 
 
@@ -271,9 +262,7 @@ def predictor_copies(record: Record) -> Held | None:
         start = lasting(moved, moved.values < 0.1)
         if start is None:
             return None
-        return Held(
-            start, f"val/prediction/moved_ratio {number(moved.values[-1])} at step {moved.steps[-1]}: 0 is a copy"
-        )
+        return Held(start, f"val/prediction/moved_ratio {number(moved.values[-1])} at step {moved.steps[-1]}: 0 is a copy")
     ratio = record.series["val/prediction/copy_ratio"]
     start = lasting(ratio, np.abs(ratio.values - 1) < 0.01, 4)
     if start is None:
@@ -312,10 +301,7 @@ def clipping(record: Record, found: tuple[Series, float], more: str) -> Held:
     whole = record.series["grad/norm"]
     middle = float(np.median(norms.values))
     start = lasting(whole, whole.values > bound)
-    return Held(
-        int(norms.steps[0]) if start is None else start,
-        f"grad/norm {number(middle)} in the median since step {norms.steps[0]}, {number(middle / bound)} times max_grad_norm {number(bound)}{more}",
-    )
+    return Held(int(norms.steps[0]) if start is None else start, f"grad/norm {number(middle)} in the median since step {norms.steps[0]}, {number(middle / bound)} times max_grad_norm {number(bound)}{more}")
 
 
 def warmup_unfinished(record: Record) -> Held | None:
@@ -330,7 +316,4 @@ def data_starved(record: Record) -> Held | None:
     share = late(record, "time/input_share")
     if share is None or np.median(share.values) < INPUT_SHARE:
         return None
-    return Held(
-        int(share.steps[0]),
-        f"time/input_share {number(float(np.median(share.values)))} in the median since step {share.steps[0]}",
-    )
+    return Held(int(share.steps[0]), f"time/input_share {number(float(np.median(share.values)))} in the median since step {share.steps[0]}")

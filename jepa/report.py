@@ -60,7 +60,7 @@ def write(workdirs: Sequence[Path], output: Path) -> list[Run]:
 
 
 def collect_galleries(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The gallery of every run, and the grids that they show, each once: `grids` and `tasks` as `page.js` reads them."""
+    """The gallery of every run, and the grids they show, each once: `grids` and `tasks` as `page.js` reads them."""
     grids: dict[tuple, int] = {}
     drawn: list[list[Any]] = []
     tasks: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """Which curves of a record belong together, under which title, and what is good or bad in them.
 
-A `Panel` is one small figure. `sections` picks the panels that a record has metrics for; what no panel names goes to the
-last section, so that nothing measured is hidden.
+A `Panel` is one small figure. `sections` picks the panels that a record has metrics for; what no panel names goes to
+the last section, so that nothing measured is hidden.
 """
 
 from __future__ import annotations

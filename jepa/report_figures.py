@@ -167,9 +167,7 @@ def _inline(svg: str, name: str) -> str:
     """The SVG element alone, at the width of its place, in the page's colours and font, with ids of its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.S)
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-labelledby="%s">' % name, svg
-    )
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-labelledby="{name}">', svg)
     svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)
     svg = re.sub(r'id="(\w+_\d+|matplotlib\.axis_\d)"', "", svg)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")

@@ -29,8 +29,8 @@ def verdict(runs: Sequence[Run]) -> str:
 def _verdict(run: Run, *, many: bool, colour: int) -> str:
     heading = f'<h3 class="run"><span class="key c{colour}"></span>{escape(run.name)}</h3>' if many else ""
     findings = "".join(
-        f'<li class="{escape(f.seriousness)}"><h3>{escape(f.name)}<span class="rank">{escape(f.seriousness)}, since step '
-        f"{f.since:,}</span></h3><p>{escape(f.evidence)}</p>"
+        f'<li class="{f.seriousness}"><h3>{escape(f.name)}<span class="rank">{f.seriousness}, since step {f.since:,}'
+        f"</span></h3><p>{escape(f.evidence)}</p>"
         f'<p class="soft">{escape(f.cause)}</p><p><b>Remedy:</b> {escape(f.remedy)}</p></li>'
         for f in run.findings
     )

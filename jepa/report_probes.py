@@ -14,12 +14,15 @@ REST = (*(name.replace("_", " ") for name in BASELINES), "no information", "chan
 
 
 def probe_tables(result: Mapping[str, Any]) -> str:
-    """The tables of `probes.json`; a sentence where the run asked for none. Raises KeyError or TypeError for another form."""
+    """The tables of `probes.json`; a sentence where the run asked for none.
+
+    Raises KeyError, TypeError or ValueError for what has another form.
+    """
     if "probes" not in result:
         return '<p class="soft">The run did not ask for probes (config.probe).</p>'
     legend = (
-        '<p class="soft">Frozen features beside what learned nothing. In the bar: <span class="key c0"></span>score with '
-        'its 95 % interval over tasks, <span class="key ink"></span>chance, <span class="key c1"></span>the best '
+        '<p class="soft">Frozen features beside what learned nothing. In the bar: <span class="key c0"></span>score '
+        'with its 95 % interval over tasks, <span class="key ink"></span>chance, <span class="key c1"></span>the best '
         "control. The paired difference to that control is green where its interval lies above 0, red where below.</p>"
     )
     parts = []
