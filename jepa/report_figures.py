@@ -65,11 +65,19 @@ def thin(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndarray
     return steps[index], values[index]
 
 
-def draw(lines: Sequence[Line], *, name: str, log: bool = False, zero: bool = False, at: Sequence[float] = ()) -> str:
+def draw(
+    lines: Sequence[Line],
+    *,
+    name: str,
+    log: bool = False,
+    zero: bool = False,
+    at: Sequence[float] = (),
+    events: Sequence[int] = (),
+) -> str:
     """One chart over steps, as an SVG element whose ids start with `name`.
 
     log: a logarithmic axis, where no value is negative and they span a factor of 30. zero: a linear axis holds 0.
-    at: levels drawn as thin lines, where the axis holds them.
+    at: levels drawn as thin lines, where the axis holds them. events: steps marked by vertical ones.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
@@ -79,6 +87,8 @@ def draw(lines: Sequence[Line], *, name: str, log: bool = False, zero: bool = Fa
         for line in lines:
             _plot(axes, line)
         _scale(axes, lines, log, zero, at)
+        for step in events:
+            axes.axvline(step, color=_WARN, linewidth=0.8, linestyle=(0, (2, 2)))
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(text.getvalue(), name)

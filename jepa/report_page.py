@@ -94,7 +94,8 @@ def figures(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         if len(runs) > 1:
             panels = [single for panel in panels for single in report_curves.apart(panel)]
         drawn = [_figure(panel, runs, f"{section.name}{i}", points) for i, panel in enumerate(panels)]
-        axis = "" if found else '<p class="soft">All figures go over training steps.</p>'
+        marks = "; dashed vertical lines are events" if len(runs) == 1 and runs[0].events else ""
+        axis = "" if found else f'<p class="soft">All figures go over training steps{marks}.</p>'
         found.append((section.name, section.title, f'{axis}<div class="figures">{"".join(drawn)}</div>'))
     return found
 
@@ -121,7 +122,8 @@ def _figure(panel: Panel, runs: Sequence[Run], name: str, points: int) -> str:
     )
     gap = any(not math.isfinite(value) for line in lines for value in line.values.tolist())
     caption = panel.caption + (" ×: not finite." if gap else "")
-    svg = report_figures.draw(lines, name=name, log=panel.log, zero=panel.zero, at=panel.at)
+    steps = [event["step"] for event in runs[0].events] if len(runs) == 1 else []
+    svg = report_figures.draw(lines, name=name, log=panel.log, zero=panel.zero, at=panel.at, events=steps)
     key_list = f'<ul class="key-list">{legend}</ul>' if keys else ""
     return (
         f'<figure class="figure"><h3 id="{name}">{escape(panel.title)}</h3>{key_list}{svg}'
@@ -167,10 +169,17 @@ def config_differences(runs: Sequence[Run]) -> str:
 
 
 def events(run: Run) -> str:
-    """What the flight recorder kept."""
-    names = ("kind", "reason", "checkpoint")
-    rows = [
-        [f"{event['step']:,}", *(escape(event[name]) if name in event else "" for name in names)]
-        for event in run.events
-    ]
-    return table(["step", *names], rows, "left events")
+    """What the flight recorder kept; the doctor replays it from the files in the run's folder `events`."""
+    names = list(
+        dict.fromkeys(name for event in run.events for name in event if name not in ("rows", "trail", "ledger"))
+    )
+    names = ["step", *(name for name in names if name != "step"), "ledger"]
+    rows = [[_cell(event[name]) if name in event else "" for name in names] for event in run.events]
+    return table([escape(name.replace("_", " ")) for name in names], rows, "left events")
+
+
+def _cell(value: Any) -> str:
+    """A value of an event; of the ledger its numbers by name."""
+    if isinstance(value, dict):
+        return ", ".join(f"{escape(name)} {_cell(number)}" for name, number in value.items())
+    return escape(f"{value:.4g}" if isinstance(value, float) else value)
