@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 340, 195  # CSS pixels, at which the text is 12 pixels tall
 DENSE = 250  # points from which on a line is drawn thinner
 POINTS = 600  # of a curve; a page of many thins further
 COLOURS = 8  # as many as the page has variables --c0 ...
+NICE = (1, 2, 2.5, 5, 10)  # ticks are multiples of these
 _INK, _GRID, _WARN = "#fe0a01", "#fe0b01", "#fe0c01"
 _STYLE = {
     "svg.fonttype": "none",
@@ -132,7 +133,7 @@ def _scale(axes: Axes, lines: Sequence[Line], log: bool, zero: bool, at: Sequenc
         low, high = min([low, *near, *([0.0] if zero else [])]), max([high, *near])
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
         axes.set_ylim(low if zero and low == 0 else low - margin, high + margin)
-        ticks = MaxNLocator(4).tick_values(*axes.get_ylim())
+        ticks = MaxNLocator(4, steps=NICE).tick_values(*axes.get_ylim())
     ticks = _within(ticks, axes.get_ylim())
     axes.set_yticks(ticks, labels(ticks))
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
@@ -143,7 +144,7 @@ def _scale(axes: Axes, lines: Sequence[Line], log: bool, zero: bool, at: Sequenc
     steps = [step for line in lines for step in (line.steps[:1].tolist() + line.steps[-1:].tolist())]
     right = max([1, *steps])
     axes.set_xlim(0, right)
-    ticks = _within(MaxNLocator(5, integer=True).tick_values(0, right), (0, right))
+    ticks = _within(MaxNLocator(5, steps=NICE, integer=True).tick_values(0, right), (0, right))
     axes.set_xticks(ticks, labels(ticks))
 
 

@@ -24,8 +24,6 @@ RULES = 8
 DEMOS = 3  # pairs shown of those whose predictions are averaged
 EDITS = tuple(f"edit: {edit.__name__.replace('_', ' ')}" for edit in _probes.EDITS)
 CANDIDATES = ("true output", "the input", *EDITS, "another output")  # the columns of `_probes.RuleQueries.candidates`
-# What a run that is not whole, or one of an older version of the library, raises.
-UNREADABLE = (ValueError, OSError, AttributeError, KeyError, TypeError)
 
 Place = Callable[[np.ndarray, int, str, dict[str, np.ndarray]], int]
 
@@ -57,8 +55,9 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
     """
     try:
         latents = read(workdir)
-    except UNREADABLE as error:
-        return {"missing": f"There is no gallery, since the run cannot be rebuilt: {_reason(error)}."}
+    except (ValueError, OSError) as error:
+        said = (str(error).splitlines() or [""])[0].rstrip(".")
+        return {"missing": f"There is no gallery, since the run cannot be rebuilt: {said}."}
 
     def put(row: int, task: int) -> int:
         table = {key: leaf[row] for key, leaf in latents.table.items()}
@@ -74,16 +73,20 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
 
 
 def read(workdir: Path) -> Latents:
-    """Raises ValueError, or another of UNREADABLE, for a run without a readable checkpoint or without its data."""
+    """Raises ValueError or OSError for a run without a readable checkpoint, without its data, or of another version."""
     from jepa.main import use_compile_cache  # here, since its flags are not for programs that import this module
 
     config = ConfigDict(run_folder.read_config(workdir))
     saved = checkpoint.read(workdir)
     title, tasks = codes.choose_tasks(config, saved.host["validation_ids"], codes.HELD_OUT)
     use_compile_cache(config.cache_dir)
-    objective = train.build_objective(config)
+    try:
+        objective = train.build_objective(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"its config is not one that this version writes ({error})") from error
+    params = {"heads": {}} | saved.state["params"]  # a checkpoint has no entry for what has no arrays
     state = saved.state["objective_state"] if "objective_state" in saved.state else {}
-    embedders = evaluation.embedders(objective, Weights(saved.state["params"], state))
+    embedders = evaluation.embedders(objective, Weights(params, state))
     questions = _probes.build(tasks, {})
     table = _objects.tokenise(questions.grids, questions.backgrounds)
     spaces = {
@@ -160,9 +163,3 @@ def rules(latents: Latents, put: Callable[[int, int], int]) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return float(f"{float(value):.3g}")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong; the kind of error, where it would not be understood without."""
-    said = (str(error).splitlines() or [""])[0].rstrip(".").strip("\"'")
-    return said if isinstance(error, ValueError | OSError) else f"its config is not one of this version ({said})"

@@ -75,7 +75,9 @@ def drawn(values, **options):
 def path_of_curve(svg):
     """The subpaths of the curve, a list of points each."""
     (path,) = [
-        e for e in ElementTree.fromstring(svg).iter("path") if "var(--c2)" in e.get("style") and "M" in e.get("d")
+        e
+        for e in ElementTree.fromstring(svg).iter("path")
+        if "var(--c2)" in e.get("style") and "fill: none" in e.get("style")
     ]
     return [re.findall(r"-?[\d.]+ -?[\d.]+", part) for part in path.get("d").split("M")[1:]]
 
@@ -97,7 +99,8 @@ def test_what_is_not_finite_leaves_a_gap_and_a_mark():
     whole, broken = drawn([1, 2, 3, 4, 5, 6]), drawn([1, 2, 3, math.nan, 5, math.inf])
     assert [len(part) for part in path_of_curve(whole)] == [6]
     assert "var(--warn)" not in whole and "var(--warn)" in broken
-    assert [len(part) for part in path_of_curve(broken)] == [3]  # the fifth stands alone, as a point
+    assert [len(part) for part in path_of_curve(broken)] == [3, 1]  # the fifth stands alone, as a point
+    assert broken.count("<use") == whole.count("<use") + 1 + 2
     for values in ([math.nan] * 3, [2.0], [5.0, 5.0], [0.0, 0.0]):  # nothing, or nothing to scale by
         ElementTree.fromstring(drawn(values, log=True, zero=True))
 
@@ -138,13 +141,14 @@ def metrics_at(step, rng):
     return {"step": step} | row
 
 
-def make_run(workdir, *, steps=range(10, 210, 10), planned=200, probes=True, **changes):
-    """A folder with a record and a config, but no checkpoint."""
+def make_run(workdir, *, steps=range(10, 210, 10), planned=200, probes=True, only="", **changes):
+    """A folder with a record, of metrics that begin with `only`, and a config, but no checkpoint."""
     workdir.mkdir(parents=True)
     config = config_checks.as_json(main.load_config("configs/lejepa_codes.py:tiny"))
     run_folder.write_config(workdir, config | {"num_steps": planned} | changes)
     rng = np.random.default_rng(len(steps))
     rows = [metrics_at(step, rng) for step in steps]
+    rows = [{name: value for name, value in row.items() if name == "step" or name.startswith(only)} for row in rows]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (workdir / "timing.jsonl").write_text(json.dumps({"step": 10, "time/step_seconds": 0.3}) + "\n")
     if probes:
@@ -343,8 +347,8 @@ def test_a_damaged_record_is_read_as_far_as_it_goes(tmp_path, capsys):
 
 
 def test_several_runs_are_drawn_over_one_another(tmp_path):
-    first = make_run(tmp_path / "a" / "seed0", steps=range(10, 9010, 10), planned=9000)
-    second = make_run(tmp_path / "b" / "seed0", planned=9000, max_grad_norm=0.125)
+    first = make_run(tmp_path / "a" / "seed0", steps=range(10, 7010, 10), planned=9000, only="loss")
+    second = make_run(tmp_path / "b" / "seed0", planned=9000, only="loss", max_grad_norm=0.125)
     report.main([str(first), str(second)])
     text = (first / "report.html").read_text(encoding="utf-8")
     svgs = check_stands_by_itself(text)
@@ -494,9 +498,11 @@ def test_a_multi_view_run_has_no_rules_to_match(tmp_path):
 
 
 CHECKS = """<script>
+const pixels = c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
 window.addEventListener("load", () => {
   for (const canvas of document.querySelectorAll("canvas")) painters.get(canvas)();
-  const svg = [...document.querySelectorAll("svg")].map(e => 12 * e.getBoundingClientRect().width / e.viewBox.baseVal.width);
+  const size = e => 12 * e.getBoundingClientRect().width / e.viewBox.baseVal.width;
+  const svg = [...document.querySelectorAll("svg")].map(size);
   const inside = [...document.querySelectorAll(".figure text")].every(e => {
     const text = e.getBoundingClientRect(), card = e.closest(".figure").getBoundingClientRect();
     return text.left >= card.left && text.right <= card.right;
@@ -505,7 +511,7 @@ window.addEventListener("load", () => {
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     legible: Math.min(...svg) >= 11,
     inside,
-    drawn: [...document.querySelectorAll("canvas")].every(c => c.width > 1 && c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(x => x)),
+    drawn: [...document.querySelectorAll("canvas")].every(c => c.width > 1 && pixels(c).some(x => x)),
     truths: document.querySelectorAll(".truth").length,
   });
 });
