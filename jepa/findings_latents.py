@@ -105,10 +105,10 @@ def reachable(record: Record) -> float:
 
 
 def codebook_collapse(record: Record) -> Held | None:
-    """Usage below the alert at a third of the evaluations or more once the run has settled."""
+    """Usage below the alert at three evaluations or more, and a tenth of them, once the run has settled."""
     usage = since(record.series["codes/usage"], settled(record))
     low = usage.values < USAGE * reachable(record)
-    if len(low) < 3 or low.mean() < 1 / 3:
+    if low.sum() < max(3, len(low) / 10):
         return None
     return Held(
         int(usage.steps[np.argmax(low)]),

@@ -79,6 +79,15 @@ RULES = (
         "a smaller objective.queue_size; a target_ema nearer to 1; judge by best_metric = val/infonce/in_batch",
     ),
     Rule(
+        "codebook-discontinuity",
+        "serious",
+        ("codes/*",),
+        latents.codebook_discontinuity,
+        "The codebook is overwritten at once, in the manner of a refresh that calls living codes dead: what the codes "
+        "meant is lost, and the encoder has to follow.",
+        'quantizer.refresh = "split" or "none"; quantizer.name = "fsq", which has no codebook',
+    ),
+    Rule(
         "point-collapse",
         "serious",
         ("diag/*/std", "diag/*/norm", "diag/*/mean_norm"),
@@ -102,15 +111,6 @@ RULES = (
         "A few codes stand for everything: the others lost their tokens early and no gradient reaches them.",
         'quantizer.name = "fsq" (configs/lejepa_codes.py); with vq_ema quantizer.initialise = "data" and '
         'quantizer.refresh = "split"; fewer quantizer.num_codes',
-    ),
-    Rule(
-        "codebook-discontinuity",
-        "serious",
-        ("codes/*",),
-        latents.codebook_discontinuity,
-        "The codebook is overwritten at once, in the manner of a refresh that calls living codes dead: what the codes "
-        "meant is lost, and the encoder has to follow.",
-        'quantizer.refresh = "split" or "none"; quantizer.name = "fsq", which has no codebook',
     ),
     Rule(
         "regulariser-dominates",

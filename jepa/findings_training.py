@@ -12,8 +12,8 @@ import numpy as np
 from jepa.findings_record import Held, Record, Series, lasting, late, named, number, rising, settled, since
 
 REGULARISERS = ("sigreg", "weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
-# Norm of an update over that of the parameters: 0.0005 to 0.005 in healthy runs, 0.01 to 0.03 at 100 times their rate.
-UPDATE_STALLED, UPDATE_ANYWAY = 0.008, 0.02
+# Norm of an update over that of the parameters: 0.0002 to 0.002 in healthy runs, 0.01 to 0.03 at 100 times their rate.
+UPDATE_STALLED, UPDATE_ANYWAY = 0.006, 0.012
 FALLEN = 0.6  # of its first value: a loss that learns is below
 EXPLODED, SCALE_FREE, DOCUMENTED_SHARE = 2.0, 3.0, 0.13
 # T / N for rows of length 1: 0.396 in 256 dimensions, 0.31 in 16, 0.25 in 8; 0.402 at a point. Wide clouds go to 1.27.
@@ -69,7 +69,9 @@ def relational_explosion(record: Record) -> Held | None:
         now, least = float(np.median(series.values)), float(settled_part.values[lowest])
         counts = float(np.median(share.values))
         grown = Series(settled_part.steps[lowest:], settled_part.values[lowest:])
-        explodes = now > EXPLODED * least and rising(grown) > 0.5 and share.values.max() > 0.05
+        explodes = (
+            len(grown.values) >= 4 and now > EXPLODED * least and rising(grown) > 0.5 and share.values.max() > 0.05
+        )
         if not explodes and not (counts > DOCUMENTED_SHARE and now > SCALE_FREE):
             continue
         start = grown.steps[np.argmax(grown.values > EXPLODED * least)] if explodes else series.steps[0]
@@ -176,7 +178,7 @@ def regulariser_dominated(record: Record) -> Held | None:
     together = sum(float(np.median(share.values)) for share in shares)
     if together > 0.02:
         return None
-    return Held(int(shares[0].steps[0]), f"share of {', '.join(on)} {number(together)} in the median since step {shares[0].steps[0]}, at a rank_ratio of {number(min(ratios))}")
+    return Held(int(shares[0].steps[0]), f"{' + '.join(f'share/{term}' for term in on)} {number(together)} in the median since step {shares[0].steps[0]}, at a rank_ratio of {number(min(ratios))}")
 
 
 def term_starved(record: Record) -> Held | None:
