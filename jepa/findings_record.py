@@ -86,7 +86,9 @@ def read(workdir: Path | str) -> Record:
 def has(record: Record, *names: str) -> bool:
     """Whether all of these are there: metrics, or prefixed by `config:` keys of the config that are not None."""
     return all(
-        record.config[name[7:]] is not None if name[7:] in record.config else False
+        record.config[name[7:]] is not None
+        if name[7:] in record.config
+        else False
         if name.startswith("config:")
         else bool(named(record, name))
         for name in names

@@ -151,7 +151,7 @@ RULES = (
         ("codes/jump",),
         latents.codebook_jumps,
         "Single updates of the quantizer move what it decodes to: codes are reassigned while they are in use.",
-        "a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = \"fsq\"",
+        'a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = "fsq"',
     ),
     Rule(
         "codebooks-disagree",
@@ -211,15 +211,6 @@ RULES = (
         "normalise both alike, or anchor both by weights.norm_anchor",
     ),
     Rule(
-        "clipping-saturated",
-        "warning",
-        ("grad/norm", "config:max_grad_norm"),
-        training.clipping_saturated,
-        "Gradients are cut to a small fraction of their length at nearly every step, so that large batches of signal and "
-        "single outliers count the same.",
-        "a larger max_grad_norm, near the median of grad/norm; a lower weight of the term whose gradient is largest",
-    ),
-    Rule(
         "warmup-unfinished",
         "warning",
         ("config:optimizer.warmup_steps",),
@@ -236,10 +227,10 @@ RULES = (
         "a larger steps_per_call; a cache_dir on a fast disk; a smaller batch_size",
     ),
     Rule(
-        "clipping-every-step",
+        "clipping-saturated",
         "note",
         ("grad/norm", "config:max_grad_norm"),
-        training.clipping_every_step,
+        training.clipping_saturated,
         "Nearly every gradient is longer than max_grad_norm; under Adam a constant factor cancels, so this alone is "
         "harmless.",
         "a larger max_grad_norm, if clipping is to be for outliers",

@@ -113,7 +113,11 @@ FAULTS = {
     "stale-negatives": ({"metric/infonce/in_batch": constant(4.9)}, {}),
     "codebook-discontinuity": ({"codes/jump": at(600, 0.5, falling(0.02, 0.004))}, {}),
     "point-collapse": (
-        {"diag/target/mean_norm": constant(9.98), "diag/target/norm": constant(10.0), "diag/target/std": constant(0.05)},
+        {
+            "diag/target/mean_norm": constant(9.98),
+            "diag/target/norm": constant(10.0),
+            "diag/target/std": constant(0.05),
+        },
         {},
     ),
     "dimensional-collapse": ({"diag/context/effective_rank": falling(12.0, 1.4)}, {}),
@@ -128,15 +132,14 @@ FAULTS = {
     "loss-spike": ({"loss/total_max": at(700, 2.0, LOGGED["loss/total_max"])}, {}),
     "validation-spike": ({"val/prediction": at(600, 0.8, EVALUATED["val/prediction"])}, {}),
     "train-validation-divergence": (
-        {"val/prediction": lambda t: 0.25 + 0.3 * np.abs(t - 0.5), "loss/total": lambda t: 4 * 0.1**t},
+        {"val/prediction/copy_ratio": lambda t: 0.25 + 0.3 * np.abs(t - 0.5), "loss/total": lambda t: 4 * 0.1**t},
         {},
     ),
     "predictor-copies": ({"val/prediction/moved_ratio": constant(0.01)}, {}),
     "decoder-out-of-distribution": ({"diag/predicted/norm": constant(5.0)}, {}),
-    "clipping-saturated": ({"grad/clipped_share": constant(1.0), "grad/norm_max": at(600, 150.0, constant(20.0))}, {}),
+    "clipping-saturated": ({"grad/clipped_share": constant(1.0), "grad/norm": constant(3.0)}, {}),
     "warmup-unfinished": ({}, {"optimizer.warmup_steps": 1000}),
     "data-starved": ({"time/input_share": constant(0.5)}, {}),
-    "clipping-every-step": ({"grad/clipped_share": constant(1.0), "grad/norm": constant(3.0)}, {}),
     "temperature-at-bound": ({"metric/infonce/tau": constant(0.05)}, {}),
     "best-checkpoint-past": ({"val/prediction": lambda t: 0.25 + 0.05 * np.abs(t - 0.5)}, {}),
 }
@@ -331,7 +334,7 @@ def by_epoch(epochs, values):
 
 
 def production():
-    """"JEPA Production Run Analysis & Improvement Plan": its tables "Training Loss Components", "Validation Loss
+    """ "JEPA Production Run Analysis & Improvement Plan": its tables "Training Loss Components", "Validation Loss
     Trajectory", "VQ Usage Trajectory", "Effective Rank Progression" and "Gradient Norm Statistics". Of usage it gives
     ranges over steps, which the readings here go through from end to end."""
     epochs = (1, 10, 20, 30, 40, 50, 60, 70, 71, 80)
@@ -393,7 +396,7 @@ def test_the_documented_production_run():
 
 
 def test_the_documented_run_without_codes():
-    """"JEPA VQ Diagnostic Results": held out 43.0 to 7.75 in 30 epochs, ranks that grow, and gradients of a mean of 51
+    """ "JEPA VQ Diagnostic Results": held out 43.0 to 7.75 in 30 epochs, ranks that grow, and gradients of a mean of 51
     to 121 and a maximum of 115 to 252 in epochs 10 to 22. Its relational term has a first and a last value only, 37.1
     and 0.35: not enough to say more. "Smooth" is taken as straight in the logarithm."""
     epochs = np.arange(1, 31)
@@ -413,7 +416,7 @@ def test_the_documented_run_without_codes():
 
 
 def test_the_documented_failed_run():
-    """"Sixth Run (WITH VQ)" of the same document, stopped at epoch 22 of 80: a spike of 27.2 at epoch 13 and 9.18 at the
+    """ "Sixth Run (WITH VQ)" of the same document, stopped at epoch 22 of 80: a spike of 27.2 at epoch 13 and 9.18 at the
     end, rank 6.4 to 1.36 and 5.96 to 2.40, usage 24 % to 1.7 %. It gives ends only: straight lines between."""
     epochs = np.arange(1, 23)
     along = (epochs - 1) / 21
