@@ -1,7 +1,7 @@
 """The rules by which `jepa.findings` judges a run: the table RULES, causes before symptoms.
 
-The functions that judge are in `findings_training` (steps, terms and checkpoints) and `findings_latents` (embeddings and
-codes), each with what its thresholds come from.
+The functions that judge are in `findings_training` (steps, gradients, checkpoints), `findings_losses` (the terms) and
+`findings_latents` (embeddings and codes), each with what its thresholds come from.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jepa import findings_latents as latents
+from jepa import findings_losses as losses
 from jepa import findings_training as training
 from jepa.findings_record import Held, Record
 
@@ -46,16 +47,16 @@ RULES = (
         "relational-explosion",
         "serious",
         ("loss/relational*", "share/relational*"),
-        training.relational_explosion,
-        "Relations compared by raw squared distances are quartic in the scale of the embeddings: the term grows as they "
-        "spread, and pays for shrinking them.",
+        losses.relational_explosion,
+        "Raw squared distances, compared by squared error, are quartic in the scale of the embeddings: the term grows "
+        "as they spread, and pays for shrinking them.",
         'objective.relation_normalize = "mean"; a lower weights.relational and weights.relational_context',
     ),
     Rule(
         "sigreg-inert",
         "serious",
         ("loss/sigreg", "config:weights.sigreg"),
-        training.sigreg_inert,
+        losses.sigreg_inert,
         "SIGReg sees embeddings it cannot pull towards N(0, I): rows of unit length, or a scale so small or large that "
         "the test has no gradient.",
         "give SIGReg embeddings that are not normalised; for a drifted scale weights.norm_anchor = 0.1",
@@ -64,7 +65,7 @@ RULES = (
         "temperature-too-high",
         "serious",
         ("metric/infonce/tau", "metric/infonce/chance"),
-        training.temperature_too_high,
+        losses.temperature_too_high,
         "At this temperature unit vectors cannot tell the positive from so many negatives: the loss is bounded from "
         "below however well they match.",
         "objective.tau, tau_min and tau_max as in configs/infonce.py: 0.07, 0.05 and 0.20",
@@ -73,7 +74,7 @@ RULES = (
         "stale-negatives",
         "serious",
         ("metric/infonce/in_batch", "metric/infonce/in_batch_chance", "metric/infonce/gain"),
-        training.stale_negatives,
+        losses.stale_negatives,
         "The gain over chance comes from the queue alone, whose old rows are told apart by their age: nothing is "
         "matched.",
         "a smaller objective.queue_size; a target_ema nearer to 1; judge by best_metric = val/infonce/in_batch",
@@ -92,7 +93,7 @@ RULES = (
         "serious",
         ("diag/*/std", "diag/*/norm", "diag/*/mean_norm"),
         latents.point_collapse,
-        "All inputs are given nearly the same embedding, which predicts perfectly: nothing in the loss holds them apart.",
+        "All inputs are given nearly the same embedding, which is easy to predict: nothing holds them apart.",
         "weights.sigreg = 10, or 2 to 30; or a teacher by target_ema = 0.996",
     ),
     Rule(
@@ -116,7 +117,7 @@ RULES = (
         "regulariser-dominates",
         "warning",
         ("share/*",),
-        training.regulariser_dominates,
+        losses.regulariser_dominates,
         "Nearly all of the loss is a regulariser, which is not met all the same: the prediction hardly counts.",
         "a lower weight of that term in weights, such as weights.sigreg = 2",
     ),
@@ -124,7 +125,7 @@ RULES = (
         "regulariser-dominated",
         "warning",
         ("share/*", "diag/*/rank_ratio"),
-        training.regulariser_dominated,
+        losses.regulariser_dominated,
         "The regularisers are too weak against the other terms to hold scale and rank.",
         "a larger weight of that term in weights, such as weights.sigreg = 10",
     ),
@@ -239,7 +240,7 @@ RULES = (
         "temperature-at-bound",
         "note",
         ("metric/infonce/tau", "config:objective.tau_min", "config:objective.tau_max"),
-        training.temperature_at_bound,
+        losses.temperature_at_bound,
         "The learned temperature would go further than its bounds allow.",
         "objective.tau_min or objective.tau_max, if the bound is not meant",
     ),

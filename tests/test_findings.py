@@ -218,7 +218,7 @@ def test_what_is_no_fault_is_none(changes, config):
 
 def test_rank_is_judged_against_what_so_few_samples_allow():
     """An effective rank of 3 is a collapse where N(0, I) has 112, and none where it has 15."""
-    low = {f"diag/context/effective_rank": constant(3.2)}
+    low = {"diag/context/effective_rank": constant(3.2)}
     assert named(examine(record(low))) == ["dimensional-collapse"]
     small = {"diag/context/effective_rank_expected": constant(15.0), "diag/context/rank_ratio": constant(3.2 / 15)}
     assert examine(record(low | small)) == []
@@ -293,7 +293,7 @@ def test_a_run_folder_is_read_while_it_is_written(tmp_path):
 
 
 def test_what_is_no_run_is_said(tmp_path):
-    with pytest.raises(ValueError, match="has no config.json"):
+    with pytest.raises(ValueError, match=r"has no config\.json"):
         findings.read(tmp_path)
     write(tmp_path, [])
     with pytest.raises(ValueError, match="no readable line"):
@@ -417,7 +417,7 @@ def test_the_documented_run_without_codes():
 
 def test_the_documented_failed_run():
     """ "Sixth Run (WITH VQ)" of the same document, stopped at epoch 22 of 80: a spike of 27.2 at epoch 13 and 9.18 at the
-    end, rank 6.4 to 1.36 and 5.96 to 2.40, usage 24 % to 1.7 %. It gives ends only: straight lines between."""
+    end, rank 6.4 to 1.36 and 5.96 to 2.40, usage 24 % to 1.7 %. It gives ends only, here straight lines between."""
     epochs = np.arange(1, 23)
     along = (epochs - 1) / 21
     held_out = np.where(epochs == 13, 27.2, 9.18)
