@@ -84,10 +84,17 @@ def read(workdir: Path | str) -> Record:
 
 
 def has(record: Record, *names: str) -> bool:
-    """Whether all of these are there: metrics by name or pattern, and as `config:KEY` keys that are not None."""
-    keys = [name.removeprefix("config:") for name in names if name.startswith("config:")]
-    given = all(key in record.config and record.config[key] is not None for key in keys)
-    return given and all(named(record, name) for name in names if not name.startswith("config:"))
+    """Whether all of these are there: metrics by name or pattern; `config:KEY`, a key of the config that is not None;
+    `metric:KEY`, the metric that such a key names."""
+
+    def there(name: str) -> bool:
+        kind, _, key = name.rpartition(":")
+        if not kind:
+            return bool(named(record, name))
+        given = key in record.config and record.config[key] is not None
+        return given and (kind == "config" or record.config[key] in record.series)
+
+    return all(map(there, names))
 
 
 def named(record: Record, pattern: str) -> list[str]:

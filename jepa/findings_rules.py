@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
     name: str
     seriousness: str  # serious, warning or note
-    needs: tuple[str, ...]  # metrics, by name or pattern; `config:KEY` for a key that is not None
+    needs: tuple[str, ...]  # metrics, by name or pattern; see `findings_record.has`
     judge: Callable[[Record], Held | None]
     cause: str
     remedy: str
@@ -84,8 +84,8 @@ RULES = (
         "serious",
         ("codes/*",),
         latents.codebook_discontinuity,
-        "The codebook is overwritten at once, in the manner of a refresh that calls living codes dead: what the codes "
-        "meant is lost, and the encoder has to follow.",
+        "The codebook moves at once, as by a refresh that takes living codes for dead ones: what the codes meant is "
+        "lost, and the encoder has to follow.",
         'quantizer.refresh = "split" or "none"; quantizer.name = "fsq", which has no codebook',
     ),
     Rule(
@@ -182,7 +182,7 @@ RULES = (
     Rule(
         "validation-spike",
         "warning",
-        ("config:best_metric",),
+        ("metric:best_metric",),
         training.validation_spike,
         "The held-out figure more than doubled from one evaluation to the next.",
         "a lower optimizer.learning_rate or max_grad_norm; with codes see their jumps",
@@ -190,7 +190,7 @@ RULES = (
     Rule(
         "train-validation-divergence",
         "warning",
-        ("config:best_metric", "loss/total"),
+        ("metric:best_metric", "loss/total"),
         training.divergence,
         "The run fits its training tasks at the expense of others.",
         "fewer num_steps; a larger optimizer.weight_decay; a smaller encoder; data.d4, data.palette, data.translation",
@@ -247,7 +247,7 @@ RULES = (
     Rule(
         "best-checkpoint-past",
         "note",
-        ("config:best_metric",),
+        ("metric:best_metric",),
         training.best_past,
         "The held-out figure was better earlier and has not come back.",
         "take the best checkpoint, which is kept; fewer num_steps",

@@ -27,7 +27,7 @@ REGULARISERS = ("sigreg", "weak_sigreg", "visreg", "vicreg_variance", "vicreg_co
 # Norm of an update over that of the parameters: 0.0002 to 0.003 in healthy runs, 0.007 to 0.03 at 100 times their rate.
 # Between the two only a loss that does not fall below this part of its start tells.
 UPDATE_STALLED, UPDATE_ANYWAY, FALLEN = 0.006, 0.012, 0.6
-STARVED = 0.02  # of the gradient on the trunk: "a few per cent"
+STARVED = 0.03  # of the gradient on the trunk: "a few per cent"
 CLIPPED = 0.95  # of the steps
 SPIKE = 2.0  # times the readings before: the documents' alert
 WORSE, DIVERGED = 0.02, 0.1  # above the best held-out figure, as a share of it
@@ -139,8 +139,9 @@ def spike(name: str, series: Series, *, window: int) -> Held | None:
 
 def best_past(record: Record) -> Held | None:
     """The best of the held-out figure lies a tenth of the run back, and the last is worse."""
-    series = record.series[name] if (name := record.config["best_metric"]) in record.series else None
-    if series is None or len(series.values) < 4 or not np.isfinite(series.values).any():
+    name = record.config["best_metric"]
+    series = record.series[name]
+    if len(series.values) < 4 or not np.isfinite(series.values).any():
         return None
     best = int(np.nanargmin(series.values))
     least, last, step = series.values[best], series.values[-1], int(series.steps[best])
