@@ -32,7 +32,7 @@ EXPLODED, COUNTS, DOCUMENTED_SHARE, SCALE_FREE = 2.0, 0.05, 0.13, 3.0
 # T / N of rows of length 1 is 0.396 in 256 dimensions, 0.31 in 16 and 0.25 in 8, and at a point 0.402; wide clouds go
 # to 1.27. A healthy term starts below 0.25 and falls.
 SPHERE, SATURATED, MOVED = (0.24, 0.45), 1.15, 0.75
-FLOOR = 0.48  # of chance: what a perfect match costs. 0.45 at tau 0.2 with a queue of 8192, 0.78 at 0.5
+WARM, FLOOR = 0.21, 0.35  # a temperature above the bounds in use (0.05 to 0.20), where a match costs a third of chance
 AT_CHANCE, EASY = 0.05, 0.3  # nats
 DOMINATES, DOMINATED, LOW_RANK = 0.95, 0.02, 0.05  # shares of the total; a rank_ratio below that of healthy runs (0.09)
 
@@ -82,13 +82,13 @@ def sigreg_inert(record: Record) -> Held | None:
 
 
 def temperature_too_high(record: Record) -> Held | None:
-    """A perfect match among K orthogonal negatives costs ln(1 + K exp(-1 / tau)), which is most of ln(1 + K)."""
+    """A perfect match among K orthogonal negatives costs ln(1 + K exp(-1 / tau)), a large part of ln(1 + K)."""
     tau, chance = late(record, "metric/infonce/tau"), late(record, "metric/infonce/chance")
     if tau is None or chance is None:
         return None
     count = math.expm1(min(chance.values[-1], 700.0))
     floors = np.log1p(count * np.exp(-1 / tau.values)) / chance.values[-1]
-    start = lasting(tau, floors > FLOOR)
+    start = lasting(tau, (tau.values > WARM) & (floors > FLOOR))
     if start is None:
         return None
     return Held(
@@ -98,16 +98,24 @@ def temperature_too_high(record: Record) -> Held | None:
     )
 
 
-def temperature_at_bound(record: Record) -> Held | None:
+def temperature_at_upper_bound(record: Record) -> Held | None:
+    return temperature_at_bound(record, "tau_max")
+
+
+def temperature_at_lower_bound(record: Record) -> Held | None:
+    return temperature_at_bound(record, "tau_min")
+
+
+def temperature_at_bound(record: Record, bound: str) -> Held | None:
+    """A temperature that may move, and lies at this bound."""
     tau = late(record, "metric/infonce/tau")
-    bounds = {name: float(record.config[f"objective.{name}"]) for name in ("tau_min", "tau_max")}
-    if tau is None or bounds["tau_min"] == bounds["tau_max"]:
+    low, high = record.config["objective.tau_min"], record.config["objective.tau_max"]
+    if tau is None or low == high:
         return None
-    for name, bound in bounds.items():
-        start = lasting(tau, np.isclose(tau.values, bound, rtol=1e-3))
-        if start is not None:
-            return Held(start, f"metric/infonce/tau {number(tau.values[-1])}, which is objective.{name}")
-    return None
+    start = lasting(tau, np.isclose(tau.values, record.config[f"objective.{bound}"], rtol=1e-3))
+    if start is None:
+        return None
+    return Held(start, f"metric/infonce/tau {number(tau.values[-1])} at step {tau.steps[-1]}: objective.{bound}")
 
 
 def stale_negatives(record: Record) -> Held | None:

@@ -196,6 +196,15 @@ RULES = (
         "fewer num_steps; a larger optimizer.weight_decay; a smaller encoder; data.d4, data.palette, data.translation",
     ),
     Rule(
+        "temperature-at-upper-bound",
+        "warning",
+        ("metric/infonce/tau", "config:objective.tau_min", "config:objective.tau_max"),
+        losses.temperature_at_upper_bound,
+        "The learned temperature would rise further than it may: the loss asks for softer comparisons, as where the "
+        "positives cannot be told.",
+        "a larger objective.tau_max, or a lower optimizer.learning_rate; see metric/infonce/in_batch",
+    ),
+    Rule(
         "predictor-copies",
         "warning",
         ("val/prediction/copy_ratio",),
@@ -237,12 +246,12 @@ RULES = (
         "a larger max_grad_norm, if clipping is to be for outliers",
     ),
     Rule(
-        "temperature-at-bound",
+        "temperature-at-lower-bound",
         "note",
         ("metric/infonce/tau", "config:objective.tau_min", "config:objective.tau_max"),
-        losses.temperature_at_bound,
-        "The learned temperature would go further than its bounds allow.",
-        "objective.tau_min or objective.tau_max, if the bound is not meant",
+        losses.temperature_at_lower_bound,
+        "The learned temperature would fall further than it may: usual where the positives are easy to tell.",
+        "a smaller objective.tau_min, if the bound is not meant",
     ),
     Rule(
         "best-checkpoint-past",

@@ -140,7 +140,8 @@ FAULTS = {
     "clipping-saturated": ({"grad/clipped_share": constant(1.0), "grad/norm": constant(3.0)}, {}),
     "warmup-unfinished": ({}, {"optimizer.warmup_steps": 1000}),
     "data-starved": ({"time/input_share": constant(0.5)}, {}),
-    "temperature-at-bound": ({"metric/infonce/tau": constant(0.05)}, {}),
+    "temperature-at-lower-bound": ({"metric/infonce/tau": constant(0.05)}, {}),
+    "temperature-at-upper-bound": ({"metric/infonce/tau": constant(0.2)}, {}),
     "best-checkpoint-past": ({"val/prediction": lambda t: 0.25 + 0.05 * np.abs(t - 0.5)}, {}),
 }
 
@@ -210,6 +211,7 @@ def test_evidence_says_since_when_and_how_much():
         ({"codes/jump": at(50, 5.0, constant(0.01))}, {}),  # in the first tenth a codebook finds its place
         ({"diag/predicted/effective_rank": constant(1.1)}, {}),  # of predictions alone
         ({"grad_share/sigreg": constant(0.001)}, {}),  # a regulariser that is met
+        ({"metric/infonce/tau": constant(0.2)}, {"objective.tau_min": 0.2}),  # a fixed temperature that works
     ],
 )
 def test_what_is_no_fault_is_none(changes, config):
@@ -432,8 +434,8 @@ def test_the_documented_failed_run():
 
 
 def test_the_documented_run_with_gentle_codes():
-    """The document "JEPA Architectural Fixes - Before Production Run": "VQ usage: 10-17% stable", 10.9 % at the end of 30
-    epochs, ranks of 7.5 and 10.0, held out 8.39."""
+    """The document "JEPA Architectural Fixes - Before Production Run": "VQ usage: 10-17% stable", 10.9 % at the end of
+    30 epochs, ranks of 7.5 and 10.0, held out 8.39."""
     epochs = np.arange(1, 31)
     columns = {
         "codes/usage": by_epoch(epochs, [*np.tile([0.10, 0.14, 0.17], 10)[:29], 0.109]),
