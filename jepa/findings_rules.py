@@ -1,7 +1,7 @@
 """The rules by which `jepa.findings` judges a run: the table RULES, causes before symptoms.
 
-The functions that judge are in `findings_training` (steps, terms and checkpoints) and `findings_latents` (embeddings and
-codes), each with what its thresholds come from.
+The functions that judge are in `findings_training` (steps, gradients, checkpoints), `findings_losses` (the terms) and
+`findings_latents` (embeddings and codes), each with what its thresholds come from.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jepa import findings_latents as latents
+from jepa import findings_losses as losses
 from jepa import findings_training as training
 from jepa.findings_record import Held, Record
 
@@ -19,7 +20,7 @@ class Rule(NamedTuple):
 
     name: str
     seriousness: str  # serious, warning or note
-    needs: tuple[str, ...]  # metrics, by name or pattern; `config:KEY` for a key that is not None
+    needs: tuple[str, ...]  # metrics, by name or pattern; see `findings_record.has`
     judge: Callable[[Record], Held | None]
     cause: str
     remedy: str
@@ -46,16 +47,16 @@ RULES = (
         "relational-explosion",
         "serious",
         ("loss/relational*", "share/relational*"),
-        training.relational_explosion,
-        "Relations compared by raw squared distances are quartic in the scale of the embeddings: the term grows as they "
-        "spread, and pays for shrinking them.",
+        losses.relational_explosion,
+        "Raw squared distances, compared by squared error, are quartic in the scale of the embeddings: the term grows "
+        "as they spread, and pays for shrinking them.",
         'objective.relation_normalize = "mean"; a lower weights.relational and weights.relational_context',
     ),
     Rule(
         "sigreg-inert",
         "serious",
         ("loss/sigreg", "config:weights.sigreg"),
-        training.sigreg_inert,
+        losses.sigreg_inert,
         "SIGReg sees embeddings it cannot pull towards N(0, I): rows of unit length, or a scale so small or large that "
         "the test has no gradient.",
         "give SIGReg embeddings that are not normalised; for a drifted scale weights.norm_anchor = 0.1",
@@ -64,7 +65,7 @@ RULES = (
         "temperature-too-high",
         "serious",
         ("metric/infonce/tau", "metric/infonce/chance"),
-        training.temperature_too_high,
+        losses.temperature_too_high,
         "At this temperature unit vectors cannot tell the positive from so many negatives: the loss is bounded from "
         "below however well they match.",
         "objective.tau, tau_min and tau_max as in configs/infonce.py: 0.07, 0.05 and 0.20",
@@ -73,17 +74,26 @@ RULES = (
         "stale-negatives",
         "serious",
         ("metric/infonce/in_batch", "metric/infonce/in_batch_chance", "metric/infonce/gain"),
-        training.stale_negatives,
+        losses.stale_negatives,
         "The gain over chance comes from the queue alone, whose old rows are told apart by their age: nothing is "
         "matched.",
         "a smaller objective.queue_size; a target_ema nearer to 1; judge by best_metric = val/infonce/in_batch",
+    ),
+    Rule(
+        "codebook-discontinuity",
+        "serious",
+        ("codes/*",),
+        latents.codebook_discontinuity,
+        "The codebook moves at once, as by a refresh that takes living codes for dead ones: what the codes meant is "
+        "lost, and the encoder has to follow.",
+        'quantizer.refresh = "split" or "none"; quantizer.name = "fsq", which has no codebook',
     ),
     Rule(
         "point-collapse",
         "serious",
         ("diag/*/std", "diag/*/norm", "diag/*/mean_norm"),
         latents.point_collapse,
-        "All inputs are given nearly the same embedding, which predicts perfectly: nothing in the loss holds them apart.",
+        "All inputs are given nearly the same embedding, which is easy to predict: nothing holds them apart.",
         "weights.sigreg = 10, or 2 to 30; or a teacher by target_ema = 0.996",
     ),
     Rule(
@@ -104,19 +114,10 @@ RULES = (
         'quantizer.refresh = "split"; fewer quantizer.num_codes',
     ),
     Rule(
-        "codebook-discontinuity",
-        "serious",
-        ("codes/*",),
-        latents.codebook_discontinuity,
-        "The codebook is overwritten at once, in the manner of a refresh that calls living codes dead: what the codes "
-        "meant is lost, and the encoder has to follow.",
-        'quantizer.refresh = "split" or "none"; quantizer.name = "fsq", which has no codebook',
-    ),
-    Rule(
         "regulariser-dominates",
         "warning",
         ("share/*",),
-        training.regulariser_dominates,
+        losses.regulariser_dominates,
         "Nearly all of the loss is a regulariser, which is not met all the same: the prediction hardly counts.",
         "a lower weight of that term in weights, such as weights.sigreg = 2",
     ),
@@ -124,7 +125,7 @@ RULES = (
         "regulariser-dominated",
         "warning",
         ("share/*", "diag/*/rank_ratio"),
-        training.regulariser_dominated,
+        losses.regulariser_dominated,
         "The regularisers are too weak against the other terms to hold scale and rank.",
         "a larger weight of that term in weights, such as weights.sigreg = 10",
     ),
@@ -151,7 +152,7 @@ RULES = (
         ("codes/jump",),
         latents.codebook_jumps,
         "Single updates of the quantizer move what it decodes to: codes are reassigned while they are in use.",
-        "a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = \"fsq\"",
+        'a larger quantizer.decay (0.99); quantizer.refresh_every; quantizer.name = "fsq"',
     ),
     Rule(
         "codebooks-disagree",
@@ -181,7 +182,7 @@ RULES = (
     Rule(
         "validation-spike",
         "warning",
-        ("config:best_metric",),
+        ("metric:best_metric",),
         training.validation_spike,
         "The held-out figure more than doubled from one evaluation to the next.",
         "a lower optimizer.learning_rate or max_grad_norm; with codes see their jumps",
@@ -189,10 +190,19 @@ RULES = (
     Rule(
         "train-validation-divergence",
         "warning",
-        ("config:best_metric", "loss/total"),
+        ("metric:best_metric", "loss/total"),
         training.divergence,
         "The run fits its training tasks at the expense of others.",
         "fewer num_steps; a larger optimizer.weight_decay; a smaller encoder; data.d4, data.palette, data.translation",
+    ),
+    Rule(
+        "temperature-at-upper-bound",
+        "warning",
+        ("metric/infonce/tau", "config:objective.tau_min", "config:objective.tau_max"),
+        losses.temperature_at_upper_bound,
+        "The learned temperature would rise further than it may: the loss asks for softer comparisons, as where the "
+        "positives cannot be told.",
+        "a larger objective.tau_max, or a lower optimizer.learning_rate; see metric/infonce/in_batch",
     ),
     Rule(
         "predictor-copies",
@@ -211,15 +221,6 @@ RULES = (
         "normalise both alike, or anchor both by weights.norm_anchor",
     ),
     Rule(
-        "clipping-saturated",
-        "warning",
-        ("grad/norm", "config:max_grad_norm"),
-        training.clipping_saturated,
-        "Gradients are cut to a small fraction of their length at nearly every step, so that large batches of signal and "
-        "single outliers count the same.",
-        "a larger max_grad_norm, near the median of grad/norm; a lower weight of the term whose gradient is largest",
-    ),
-    Rule(
         "warmup-unfinished",
         "warning",
         ("config:optimizer.warmup_steps",),
@@ -236,26 +237,26 @@ RULES = (
         "a larger steps_per_call; a cache_dir on a fast disk; a smaller batch_size",
     ),
     Rule(
-        "clipping-every-step",
+        "clipping-saturated",
         "note",
         ("grad/norm", "config:max_grad_norm"),
-        training.clipping_every_step,
+        training.clipping_saturated,
         "Nearly every gradient is longer than max_grad_norm; under Adam a constant factor cancels, so this alone is "
         "harmless.",
         "a larger max_grad_norm, if clipping is to be for outliers",
     ),
     Rule(
-        "temperature-at-bound",
+        "temperature-at-lower-bound",
         "note",
         ("metric/infonce/tau", "config:objective.tau_min", "config:objective.tau_max"),
-        training.temperature_at_bound,
-        "The learned temperature would go further than its bounds allow.",
-        "objective.tau_min or objective.tau_max, if the bound is not meant",
+        losses.temperature_at_lower_bound,
+        "The learned temperature would fall further than it may: usual where the positives are easy to tell.",
+        "a smaller objective.tau_min, if the bound is not meant",
     ),
     Rule(
         "best-checkpoint-past",
         "note",
-        ("config:best_metric",),
+        ("metric:best_metric",),
         training.best_past,
         "The held-out figure was better earlier and has not come back.",
         "take the best checkpoint, which is kept; fewer num_steps",

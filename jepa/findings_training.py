@@ -1,33 +1,38 @@
-"""Rules about steps, terms and checkpoints. Each returns since when it holds and what shows it, or None.
+"""Rules about steps, gradients and checkpoints. Each returns since when it holds and what shows it, or None.
 
-What a threshold is is said beside it. Those without a source are set between records of healthy and of broken runs.
+What a threshold comes from is said beside it; those without a source lie between records of healthy and broken runs.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from jepa.findings_record import Held, Record, Series, lasting, late, named, number, rising, settled, since
+from jepa.findings_record import (
+    Held,
+    Record,
+    Series,
+    from_to,
+    judged,
+    lasting,
+    late,
+    median,
+    named,
+    number,
+    rising,
+    spoken,
+    weight,
+)
 
 REGULARISERS = ("sigreg", "weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
-# Norm of an update over that of the parameters: 0.0005 to 0.005 in healthy runs, 0.01 to 0.03 at 100 times their rate.
-UPDATE_STALLED, UPDATE_ANYWAY = 0.008, 0.02
-FALLEN = 0.6  # of its first value: a loss that learns is below
-EXPLODED, SCALE_FREE, DOCUMENTED_SHARE = 2.0, 3.0, 0.13
-# T / N for rows of length 1: 0.396 in 256 dimensions, 0.31 in 16, 0.25 in 8; 0.402 at a point. Wide clouds go to 1.27.
-INERT_LOW, INERT_HIGH, SATURATED = 0.24, 0.45, 1.15
-STARVED = 0.02
-CLIPPED = 0.95  # share of steps
-CLIPPED_AWAY = 100  # times the bound: the largest norm
-INPUT_SHARE = 0.2
-
-
-def weight(record: Record, term: str) -> float:
-    """Of a term in the loss; 0 where it is off or unknown."""
-    key = f"weights.{term}"
-    return float(record.config[key] or 0.0) if key in record.config else 0.0
+# Norm of an update over that of the parameters: 0.0002 to 0.003 in healthy runs, 0.007 to 0.03 at 100 times their rate.
+# Between the two only a loss that does not fall below this part of its start tells.
+UPDATE_STALLED, UPDATE_ANYWAY, FALLEN = 0.006, 0.012, 0.6
+STARVED = 0.03  # of the gradient on the trunk: "a few per cent"
+CLIPPED = 0.95  # of the steps
+SPIKE = 2.0  # times the readings before: the documents' alert
+WORSE, DIVERGED = 0.02, 0.1  # above the best held-out figure, as a share of it
+COPIED = 0.1  # of the distance between last context and target: how far a prediction moves
+INPUT_SHARE = 0.2  # of the wall time
 
 
 def non_finite(record: Record) -> Held | None:
@@ -40,272 +45,55 @@ def non_finite(record: Record) -> Held | None:
 
 
 def learning_rate_too_high(record: Record) -> Held | None:
-    """Updates that are large while the rate is, and a loss that does not fall."""
-    ratio = since(record.series["update_ratio"], settled(record))
-    ratio = Series(*(column[ratio.steps <= 0.6 * record.num_steps] for column in ratio))
+    """Updates that are large while the rate has not decayed; where they are only suspect, a loss that does not fall."""
+    ratio = judged(record, "update_ratio")
+    ratio = Series(*(column[ratio.steps <= 0.7 * record.num_steps] for column in ratio))
     loss = record.series["loss/total"]
-    if len(ratio.steps) < 2 or len(loss.steps) < 4:
+    if not len(ratio.steps) or len(loss.steps) < 4:
         return None
-    middle, first = float(np.median(ratio.values)), float(np.max(loss.values[:2]))
+    first = float(np.max(loss.values[:2]))
     now = float(np.median(loss.values[-max(len(loss.values) // 4, 2) :]))
-    stalled = not now < FALLEN * first
-    if not (middle > UPDATE_ANYWAY or (middle > UPDATE_STALLED and stalled)):
+    if not (median(ratio) > UPDATE_ANYWAY or (median(ratio) > UPDATE_STALLED and not now < FALLEN * first)):
         return None
     return Held(
         int(ratio.steps[0]),
-        f"update_ratio {number(middle)} in the median of steps {ratio.steps[0]} to {ratio.steps[-1]}, where 0.001 to "
-        f"0.005 is usual; loss/total {number(first)} at the start and {number(now)} at step {loss.steps[-1]}",
+        f"{spoken('update_ratio', ratio)}, where 0.0002 to 0.003 is usual; loss/total {number(first)} at the start and "
+        f"{number(now)} in the last quarter",
     )
-
-
-def relational_explosion(record: Record) -> Held | None:
-    """Growth of the term beyond its own least, with a share that counts; or a share above the documented alert with values that no scale-free relation has."""
-    for term in (name.removeprefix("loss/") for name in named(record, "loss/relational*")):
-        series, share = late(record, f"loss/{term}", 4), late(record, f"share/{term}", 4)
-        if series is None or share is None:
-            continue
-        settled_part = since(record.series[f"loss/{term}"], settled(record))
-        lowest = int(np.argmin(settled_part.values))
-        now, least = float(np.median(series.values)), float(settled_part.values[lowest])
-        counts = float(np.median(share.values))
-        grown = Series(settled_part.steps[lowest:], settled_part.values[lowest:])
-        explodes = now > EXPLODED * least and rising(grown) > 0.5 and share.values.max() > 0.05
-        if not explodes and not (counts > DOCUMENTED_SHARE and now > SCALE_FREE):
-            continue
-        start = grown.steps[np.argmax(grown.values > EXPLODED * least)] if explodes else series.steps[0]
-        return Held(
-            int(start),
-            f"loss/{term} {number(least)} at step {grown.steps[0]}, {number(series.values.max())} at most and "
-            f"{number(series.values[-1])} at step {series.steps[-1]}; share of the total {number(share.values.max())} "
-            f"at most{ranks(record)}",
-        )
-    return None
-
-
-def ranks(record: Record) -> str:
-    """How the effective rank of the context went meanwhile, where it is known."""
-    if "diag/context/effective_rank" not in record.series:
-        return ""
-    rank = record.series["diag/context/effective_rank"]
-    return f", while the effective rank went from {number(rank.values[0])} to {number(rank.values[-1])}"
-
-
-def sigreg_inert(record: Record) -> Held | None:
-    """T / N that lies where unit rows, a point or a cloud far too wide leave it, and does not move."""
-    if weight(record, "sigreg") <= 0:
-        return None
-    series = late(record, "loss/sigreg", 4)
-    if series is None:
-        return None
-    middle = float(np.median(series.values))
-    early = float(np.median(record.series["loss/sigreg"].values[:2]))
-    on_sphere = INERT_LOW < middle < INERT_HIGH and middle > 0.75 * min(early, INERT_HIGH)
-    if not on_sphere and middle < SATURATED:
-        return None
-    if np.std(series.values) > 0.1 * middle:
-        return None
-    level = "what rows of unit length or a point score (0.40; less in few dimensions)" if on_sphere else "far too wide"
-    return Held(
-        int(record.series["loss/sigreg"].steps[0]),
-        f"loss/sigreg (T / N) {number(early)} at step {record.series['loss/sigreg'].steps[0]} and {number(middle)} in "
-        f"the median from step {series.steps[0]} to {series.steps[-1]}: {level}, at weights.sigreg "
-        f"{number(weight(record, 'sigreg'))}; N(0, I) scores 1.05 / N",
-    )
-
-
-def temperature_too_high(record: Record) -> Held | None:
-    """The loss of a perfect match among orthogonal negatives, ln(1 + K exp(-1 / tau)), is most of chance, ln(1 + K)."""
-    tau, chance = late(record, "metric/infonce/tau"), late(record, "metric/infonce/chance")
-    if tau is None or chance is None:
-        return None
-    count = math.expm1(chance.values[-1])
-    floors = np.log1p(count * np.exp(-1 / tau.values)) / chance.values[-1]
-    start = lasting(tau, floors > 0.48)
-    if start is None:
-        return None
-    return Held(
-        start,
-        f"metric/infonce/tau {number(tau.values[-1])} at step {tau.steps[-1]}: among {count:.0f} negatives at right "
-        f"angles a perfect match still costs {number(floors[-1] * chance.values[-1])} of {number(chance.values[-1])} nats",
-    )
-
-
-def stale_negatives(record: Record) -> Held | None:
-    names = ("in_batch", "in_batch_chance", "gain")
-    found = [late(record, f"metric/infonce/{name}") for name in names]
-    if any(series is None for series in found):
-        return None
-    loss, chance, gain = (float(np.median(series.values)) for series in found)
-    if not (loss > chance - 0.05 and gain > 0.3):
-        return None
-    return Held(
-        int(found[0].steps[0]),
-        f"metric/infonce/in_batch {number(loss)} against a chance of {number(chance)} in the median from step "
-        f"{found[0].steps[0]}, while metric/infonce/gain over batch and queue is {number(gain)} nats",
-    )
-
-
-def temperature_at_bound(record: Record) -> Held | None:
-    tau = late(record, "metric/infonce/tau")
-    low, high = (float(record.config[f"objective.{name}"]) for name in ("tau_min", "tau_max"))
-    if tau is None or low == high:
-        return None
-    for bound, name in ((low, "tau_min"), (high, "tau_max")):
-        start = lasting(tau, np.isclose(tau.values, bound, rtol=1e-3))
-        if start is not None:
-            return Held(start, f"metric/infonce/tau {number(tau.values[-1])} since step {start}: objective.{name}")
-    return None
-
-
-def regulariser_dominates(record: Record) -> Held | None:
-    for term in REGULARISERS:
-        share = late(record, f"share/{term}") if f"share/{term}" in record.series else None
-        if share is None or weight(record, term) <= 0:
-            continue
-        if np.median(share.values) > 0.95:
-            return Held(int(share.steps[0]), f"share/{term} {number(float(np.median(share.values)))} in the median since step {share.steps[0]}")
-    return None
-
-
-def regulariser_dominated(record: Record) -> Held | None:
-    on = [term for term in REGULARISERS if weight(record, term) > 0 and f"share/{term}" in record.series]
-    shares = [late(record, f"share/{term}") for term in on]
-    ratios = [record.series[name].values[-1] for name in named(record, "diag/*/rank_ratio")]
-    if not on or any(share is None for share in shares) or min(ratios) > 0.05:
-        return None
-    together = sum(float(np.median(share.values)) for share in shares)
-    if together > 0.02:
-        return None
-    return Held(int(shares[0].steps[0]), f"share of {', '.join(on)} {number(together)} in the median since step {shares[0].steps[0]}, at a rank_ratio of {number(min(ratios))}")
 
 
 def term_starved(record: Record) -> Held | None:
-    """A trained term that is not a regulariser (which has no gradient once it is met), nor small by its own weight."""
+    """A trained term without a share of the gradient; not a regulariser, which has none once it is met."""
     for name in named(record, "grad_share/*"):
-        term, share = name.removeprefix("grad_share/"), late(record, name)
-        if share is None or term in REGULARISERS or share.values.max() > STARVED:
+        term, share = name.removeprefix("grad_share/"), late(record, name, 2)
+        if share is None or term in REGULARISERS or not share.values.max() < STARVED:
             continue
-        return Held(int(share.steps[0]), f"{name} {number(share.values.max())} at most since step {share.steps[0]}, at weights.{term} {number(weight(record, term))}")
+        most = f"{name} {number(share.values.max())} at most since step {share.steps[0]}"
+        return Held(int(share.steps[0]), f"{most}, at weights.{term} {number(weight(record, term))}")
     return None
 
 
-def loss_spike(record: Record) -> Held | None:
-    """A loss above twice the largest of the readings around it, once the run has settled."""
-    name = "loss/total_max" if "loss/total_max" in record.series else "loss/total"
-    spikes = doublings(since(record.series[name], settled(record)), window=5)
-    if spikes is None:
-        return None
-    step, before, after = spikes
-    return Held(step, f"{name} {number(after)} at step {step}, at most {number(before)} in the five readings before")
-
-
-def validation_spike(record: Record) -> Held | None:
-    """The documents' alert: a held-out figure of more than twice the previous one."""
-    name = record.config["best_metric"]
-    if name not in record.series:
-        return None
-    spikes = doublings(since(record.series[name], settled(record)), window=1)
-    if spikes is None:
-        return None
-    step, before, after = spikes
-    return Held(step, f"{name} {number(after)} at step {step}, {number(before)} at the evaluation before")
-
-
-def doublings(series: Series, *, window: int) -> tuple[int, float, float] | None:
-    """The largest reading that is twice all of the `window` before it: step, largest before, reading."""
-    found = None
-    for i in range(window, len(series.values)):
-        before, here = series.values[i - window : i].max(), series.values[i]
-        if before > 0 and here > 2 * before and (found is None or here > found[2]):
-            found = int(series.steps[i]), float(before), float(here)
-    return found
-
-
-def best_past(record: Record) -> Held | None:
-    """The best of a held-out figure lies a tenth of the run back, and the last is over 2 % above it."""
-    name = record.config["best_metric"]
-    if name not in record.series:
-        return None
-    series = record.series[name]
-    best = int(np.nanargmin(series.values)) if np.isfinite(series.values).any() else 0
-    step, least, last = int(series.steps[best]), float(series.values[best]), float(series.values[-1])
-    if len(series.values) < 4 or record.step - step < 0.1 * record.num_steps or not last > least + 0.02 * abs(least):
-        return None
-    return Held(step, f"{name} {number(least)} at step {step}, {number(last)} at step {series.steps[-1]}")
-
-
-def divergence(record: Record) -> Held | None:
-    """The training loss falls over the second half of the run while the held-out figure rises by a tenth."""
-    name = record.config["best_metric"]
-    if name not in record.series:
-        return None
-    held_out, total = late(record, name, 4), late(record, "loss/total", 8)
-    if held_out is None or total is None:
-        return None
-    half = len(total.values) // 2
-    falls = np.median(total.values[half:]) < 0.98 * np.median(total.values[:half])
-    least, last = float(np.min(held_out.values)), float(np.median(held_out.values[-2:]))
-    if not (falls and rising(held_out) > 0.5 and last > 1.1 * least):
-        return None
-    step = int(held_out.steps[np.argmin(held_out.values)])
-    return Held(
-        step,
-        f"{name} {number(least)} at step {step} and {number(last)} at the last evaluations, while loss/total fell from "
-        f"{number(float(np.median(total.values[:half])))} to {number(float(np.median(total.values[half:])))}",
-    )
-
-
-def predictor_copies(record: Record) -> Held | None:
-    """Predictions that lie within a tenth of the change to be predicted from the last context embedding."""
-    if "val/prediction/moved_ratio" in record.series:
-        moved = record.series["val/prediction/moved_ratio"]
-        start = lasting(moved, moved.values < 0.1)
-        if start is None:
-            return None
-        return Held(start, f"val/prediction/moved_ratio {number(moved.values[-1])} at step {moved.steps[-1]}: 0 is a copy")
-    ratio = record.series["val/prediction/copy_ratio"]
-    start = lasting(ratio, np.abs(ratio.values - 1) < 0.01, 4)
-    if start is None:
-        return None
-    return Held(start, f"val/prediction/copy_ratio between 0.99 and 1.01 since step {start}")
-
-
-def clipped(record: Record) -> tuple[Series, float] | None:
-    """The late gradient norms and the bound, where nearly all steps were clipped."""
+def clipping_saturated(record: Record) -> Held | None:
+    """Nearly every step of the second half was clipped."""
     norms, bound = late(record, "grad/norm", 4), float(record.config["max_grad_norm"])
     if norms is None:
         return None
-    shares = late(record, "grad/clipped_share", 4) if "grad/clipped_share" in record.series else None
+    shares = late(record, "grad/clipped_share", 4)
     share = float(np.mean(norms.values > bound if shares is None else shares.values))
-    return (norms, bound) if share >= CLIPPED else None
-
-
-def clipping_saturated(record: Record) -> Held | None:
-    found = clipped(record)
-    if found is None:
+    if not share >= CLIPPED:
         return None
-    name = "grad/norm_max" if "grad/norm_max" in record.series else "grad/norm"
-    largest = since(record.series[name], settled(record)).values.max()
-    if not largest > CLIPPED_AWAY * found[1]:
-        return None
-    return clipping(record, found, f"; {name} {number(largest)} at most")
-
-
-def clipping_every_step(record: Record) -> Held | None:
-    found = clipped(record)
-    return None if found is None or clipping_saturated(record) else clipping(record, found, "")
-
-
-def clipping(record: Record, found: tuple[Series, float], more: str) -> Held:
-    norms, bound = found
-    whole = record.series["grad/norm"]
-    middle = float(np.median(norms.values))
-    start = lasting(whole, whole.values > bound)
-    return Held(int(norms.steps[0]) if start is None else start, f"grad/norm {number(middle)} in the median since step {norms.steps[0]}, {number(middle / bound)} times max_grad_norm {number(bound)}{more}")
+    largest = "grad/norm_max" if "grad/norm_max" in record.series else "grad/norm"
+    start = lasting(record.series["grad/norm"], record.series["grad/norm"].values > bound)
+    return Held(
+        int(norms.steps[0]) if start is None else start,
+        f"{share:.0%} of the steps since {norms.steps[0]} were clipped: {spoken('grad/norm', norms)}, "
+        f"{number(median(norms) / bound)} times max_grad_norm {number(bound)}; {largest} "
+        f"{number(judged(record, largest).values.max())} at most",
+    )
 
 
 def warmup_unfinished(record: Record) -> Held | None:
-    """Judged by the rate at the end, where it is recorded, and by the plan before."""
+    """Judged by the plan, so that it is said before the end."""
     warmup = int(record.config["optimizer.warmup_steps"])
     if warmup < 0.9 * record.num_steps:
         return None
@@ -314,6 +102,84 @@ def warmup_unfinished(record: Record) -> Held | None:
 
 def data_starved(record: Record) -> Held | None:
     share = late(record, "time/input_share")
-    if share is None or np.median(share.values) < INPUT_SHARE:
+    if share is None or not median(share) > INPUT_SHARE:
         return None
-    return Held(int(share.steps[0]), f"time/input_share {number(float(np.median(share.values)))} in the median since step {share.steps[0]}")
+    return Held(int(share.steps[0]), spoken("time/input_share", share))
+
+
+def loss_spike(record: Record) -> Held | None:
+    """A loss above twice the largest of the five readings before it."""
+    name = "loss/total_max" if "loss/total_max" in record.series else "loss/total"
+    return spike(name, judged(record, name), window=5)
+
+
+def validation_spike(record: Record) -> Held | None:
+    """A held-out figure above twice the one before it."""
+    name = record.config["best_metric"]
+    return spike(name, judged(record, name), window=1)
+
+
+def spike(name: str, series: Series, *, window: int) -> Held | None:
+    """The largest reading that exceeds twice every one of the `window` before it."""
+    found = None
+    for i in range(window, len(series.values)):
+        before, here = series.values[i - window : i].max(), series.values[i]
+        if before > 0 and here > SPIKE * before and (found is None or here > series.values[found]):
+            found = i
+    if found is None:
+        return None
+    step, before = int(series.steps[found]), series.values[found - window : found].max()
+    return Held(
+        step,
+        f"{name} {number(series.values[found])} at step {step}, {number(before)} at most at the {window} before"
+        if window > 1
+        else f"{name} {number(series.values[found])} at step {step}, {number(before)} at the evaluation before",
+    )
+
+
+def best_past(record: Record) -> Held | None:
+    """The best of the held-out figure lies a tenth of the run back, and the last is worse."""
+    name = record.config["best_metric"]
+    series = record.series[name]
+    if len(series.values) < 4 or not np.isfinite(series.values).any():
+        return None
+    best = int(np.nanargmin(series.values))
+    least, last, step = series.values[best], series.values[-1], int(series.steps[best])
+    if record.step - step < 0.1 * record.num_steps or not last > least + WORSE * abs(least):
+        return None
+    return Held(step, f"{name} {number(least)} at step {step} and {number(last)} at step {series.steps[-1]}")
+
+
+def divergence(record: Record) -> Held | None:
+    """The training loss falls over the second half of the run while the held-out figure rises.
+
+    A prediction error is measured by that of copying: it also rises where embeddings spread.
+    """
+    name = record.config["best_metric"]
+    if name == "val/prediction" and f"{name}/copy_ratio" in record.series:
+        name = f"{name}/copy_ratio"
+    held_out, total = late(record, name, 4), late(record, "loss/total", 8)
+    if held_out is None or total is None:
+        return None
+    half = len(total.values) // 2
+    before, after = float(np.median(total.values[:half])), float(np.median(total.values[half:]))
+    least, last = int(np.argmin(held_out.values)), float(np.median(held_out.values[-2:]))
+    if not (after < 0.98 * before and rising(held_out) > 0.5 and last > (1 + DIVERGED) * held_out.values[least]):
+        return None
+    best = Series(*(column[least:] for column in held_out))
+    return Held(
+        int(best.steps[0]), f"{from_to(name, best)}, while loss/total fell from {number(before)} to {number(after)}"
+    )
+
+
+def predictor_copies(record: Record) -> Held | None:
+    """Predictions that hardly move from the last context embedding, or else an error equal to that of copying."""
+    moved = "val/prediction/moved_ratio"
+    name = moved if moved in record.series else "val/prediction/copy_ratio"
+    if name not in record.series:
+        return None
+    ratio = judged(record, name)
+    start = lasting(ratio, ratio.values < COPIED if name == moved else np.abs(ratio.values - 1) < 0.01, 4)
+    if start is None:
+        return None
+    return Held(start, f"{name} {number(ratio.values[-1])} at step {ratio.steps[-1]}; a copy has {int(name != moved)}")
