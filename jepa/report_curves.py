@@ -67,7 +67,7 @@ def sections(names: Collection[str]) -> list[Section]:
     names = list(names)
     planned = [
         Section("loss", "Loss", _loss(names)),
-        Section("prediction", "Prediction", _prediction()),
+        Section("prediction", "Prediction", [*_prediction(), *_contrast(names)]),
         Section("latents", "Spectrum and scale", _latents()),
         Section("codes", "Codes", _codes(names)),
         Section("gradients", "Gradients", _gradients(names)),
@@ -128,8 +128,6 @@ def _prediction() -> list[Panel]:
     ratios = Curve("training", "metric/prediction/copy_ratio"), Curve("held out", "val/prediction/copy_ratio")
     errors = Curve("prediction", "val/prediction"), Curve("copying", "val/prediction/copy")
     gain = Curve("demonstration gain", "diag/demo_gain", None, "diag/demo_gain_low", "diag/demo_gain_high")
-    chance = Curve("in-batch loss", "metric/infonce/in_batch", "metric/infonce/chance_in_batch")
-    held_out = Curve("held out", "val/infonce/in_batch", "val/infonce/chance_in_batch")
     return [
         Panel("Error over copying", copy, ratios, at=(1.0,), zero=True),
         Panel("Error beside copying", "Held-out errors. Copying falling to 0 is collapse, not progress.", errors),
@@ -138,8 +136,27 @@ def _prediction() -> list[Panel]:
               (Curve("moved", "val/prediction/moved_ratio"),), zero=True),
         Panel("Worth of the demonstration", "Share of the error that the task's own demonstration takes away, against "
               "another task's; band: 95 % over tasks. 0 is a predictor that ignores it.", (gain,), at=(0.0,)),
-        Panel("Contrast in the batch", "Nats; dashed: chance, ln of the batch. At chance nothing is matched.",
-              (chance, held_out)),
+    ]  # fmt: skip
+
+
+def _contrast(names: Sequence[str]) -> list[Panel]:
+    """Panels of a contrastive objective, and of the kinds of negatives that its validation lists."""
+    both = (("training", "metric"), ("held out", "val"))
+    in_batch = (Curve(label, f"{of}/infonce/in_batch", f"{of}/infonce/in_batch_chance") for label, of in both)
+    accuracy = (Curve(label, f"{of}/infonce/in_batch_accuracy") for label, of in both)
+    gain = Curve("with the queue", "metric/infonce/gain"), Curve("in the batch", "metric/infonce/in_batch_gain")
+    kinds = [name.split("/")[1] for name in names if name.startswith("val/") and name.endswith("/chance")]
+    against = "Held out, nats, against listed negatives; dashed: chance. At chance they are not told apart."
+    return [
+        Panel("Contrast in the batch", "Nats; dashed: chance. At chance nothing is matched.", tuple(in_batch)),
+        Panel("Matched in the batch", "Share of rows whose target is ranked first; 1 over the batch by chance.",
+              tuple(accuracy), zero=True),
+        Panel("Gain over chance", "Nats. A gain with the queue and none in the batch: only old rows are told apart.",
+              gain, at=(0.0,)),
+        _one("Temperature", "metric/infonce/tau", "A temperature that stays at its bound is not learned."),
+        *(Panel(f"Contrast: {kind.replace('_', ' ')}", against,
+                (Curve("loss", f"val/{kind}/infonce", f"val/{kind}/chance"),))
+          for kind in kinds if kind != "infonce"),
     ]  # fmt: skip
 
 
