@@ -1,8 +1,8 @@
 """One page about a run, or several side by side: `python -m jepa.report runs/x [runs/y ...]` writes runs/x/report.html.
 
 The page needs no network and loads nothing; the numbers it draws are in it as JSON, too. `report_run` reads the folder,
-`report_curves` says which curves belong together, `report_figures` draws them, `report_page` and `report_probes` put
-them into HTML, `report_gallery` asks the model; `report.html` is the frame and draws the grids.
+`report_curves` and `report_panels` say which curves belong together, `report_figures` draws them, `report_page` and
+`report_probes` put them into HTML, `report_gallery` asks the model; `report.html` is the frame and draws the grids.
 """
 
 from __future__ import annotations

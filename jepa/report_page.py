@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jepa import report_curves, report_figures, report_run
-from jepa.report_curves import Curve, Panel
+from jepa.report_panels import Curve, Panel
 from jepa.report_run import Run
 
 POINTS_OF_PAGE = 80_000  # of all curves together: what keeps a page of many runs below 5 MB

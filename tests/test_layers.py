@@ -40,6 +40,7 @@ LAYERS = (
         "report_curves",
         "report_figures",
         "report_page",
+        "report_panels",
         "report_probes",
         "data.",
     ),

@@ -129,6 +129,8 @@ def metrics_at(step, rng):
     row |= {
         "loss/total": 3 * 0.99**step,
         "loss/total_max": 4,
+        "val/infonce/in_batch": 2,
+        "val/infonce/in_batch_chance": 3,
         "grad/norm": 9,
         "grad/norm_clipped": 1,
         "grad/norm_max": 12,
