@@ -56,7 +56,7 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
     try:
         latents = read(workdir)
     except (ValueError, OSError) as error:
-        said = (str(error).splitlines() or [""])[0].rstrip(".")
+        said = (str(error).splitlines() or [""])[0].rstrip(".").replace(f"{workdir.absolute()}/", "")
         return {"missing": f"There is no gallery, since the run cannot be rebuilt: {said}."}
 
     def put(row: int, task: int) -> int:
