@@ -170,10 +170,9 @@ def config_differences(runs: Sequence[Run]) -> str:
 
 def events(run: Run) -> str:
     """What the flight recorder kept; the doctor replays it from the files in the run's folder `events`."""
-    names = list(
-        dict.fromkeys(name for event in run.events for name in event if name not in ("rows", "trail", "ledger"))
-    )
-    names = ["step", *(name for name in names if name != "step"), "ledger"]
+    aside = ("step", "rows", "trail", "ledger")  # in a place of its own, or for the doctor alone
+    names = ["step", *dict.fromkeys(name for event in run.events for name in event if name not in aside)]
+    names += ["ledger"] * any("ledger" in event for event in run.events)
     rows = [[_cell(event[name]) if name in event else "" for name in names] for event in run.events]
     return table([escape(name.replace("_", " ")) for name in names], rows, "left events")
 
@@ -182,4 +181,4 @@ def _cell(value: Any) -> str:
     """A value of an event; of the ledger its numbers by name."""
     if isinstance(value, dict):
         return ", ".join(f"{escape(name)} {_cell(number)}" for name, number in value.items())
-    return escape(f"{value:.4g}" if isinstance(value, float) else value)
+    return escape(f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)

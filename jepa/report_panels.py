@@ -144,9 +144,9 @@ def latents() -> list[Panel]:
         Panel("Skewness", "0 for a Gaussian.", _by_role("skew"), at=(0.0,)),
         Panel("Excess kurtosis", "0 for a Gaussian; high is a few far outliers.", _by_role("excess_kurtosis"),
               at=(0.0,)),
-        Panel("Uniformity", "Log mean Gaussian potential on the sphere; lower is more evenly spread.",
+        Panel("Uniformity", "Of unit rows: 0 when all point one way, about -4 + 8/D when they fill the sphere evenly.",
               _by_role("uniformity")),
-        _one("Alignment", "diag/alignment", "Mean squared distance of pairs on the sphere; 0 is all pairs equal, "
+        _one("Alignment", "diag/alignment", "Mean squared distance of pairs of unit rows, 0 to 4; 0 is all alike, "
              "which collapse is too."),
         _one("LiDAR", "diag/views/lidar", "Rank of what tells scenes apart across views; higher is better.",
              zero=True),

@@ -276,7 +276,9 @@ def test_the_page_stands_by_itself(synthetic):
     assert "<h1>Report of a &lt;run&gt; &amp; co</h1>" in text
     for said in ("Share of the gradient", "Cosine between gradients", "Seconds per step", "loss/total &lt;doubled&gt;"):
         assert said in text
-    assert "There is no gallery, since the run cannot be rebuilt: there is no checkpoint" in text
+    assert "There is no gallery, since the run cannot be rebuilt: there is no checkpoint in checkpoints." in text
+    assert str(synthetic.parent) not in text  # a page that is passed on says nothing of the machine
+    assert "<td>loss/total 7.5</td>" in text  # of the event's ledger
 
 
 def test_the_numbers_can_be_read_back(synthetic):
