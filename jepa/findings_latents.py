@@ -139,9 +139,9 @@ def leap(jump: Series) -> Held:
 
 
 def codebooks_disagree(record: Record) -> Held | None:
-    """Few tokens with equal codes, and not more and more of them."""
+    """Few tokens with equal codes, and not more and more of them, as while a teacher catches up."""
     agreement = judged(record, "val/codes/agreement")
-    start = lasting(agreement, agreement.values < AGREEMENT)
+    start = lasting(agreement, agreement.values < AGREEMENT, 6)
     if start is None or rising(agreement) > 0.5:
         return None
     return Held(start, f"val/codes/agreement {number(agreement.values[-1])} at step {agreement.steps[-1]}")
