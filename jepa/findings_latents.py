@@ -14,9 +14,9 @@ from jepa.findings_record import Held, Record, Series, from_to, judged, lasting,
 ROLES = ("context", "target", "projected", "views")  # predictions may well vary less than what they predict
 FREE_ROLES = ("context", "target", "views")  # projections may be of unit length by construction
 SPREAD = 0.02  # 1 - (norm of the mean / mean norm)^2: 0.2 to 1 in healthy runs
-# A collapse is an effective rank below 2, or 0.04 of what N(0, I) has for that N and D (healthy runs: 0.09 and more),
-# or a fall to 0.35 of its own peak at a rank_ratio below 0.2.
-RANK, RANK_SHARE, RANK_FALL, RANK_LOW = 2.0, 0.04, 0.35, 0.2
+# A collapse is an effective rank below 2 (0.3 of what N(0, I) has for that N and D, where it has little), or below 0.04
+# of that (healthy runs: 0.09 and more), or a fall to 0.35 of its own peak at a rank_ratio below 0.2.
+RANK, RANK_SMALL, RANK_SHARE, RANK_FALL, RANK_LOW = 2.0, 0.3, 0.04, 0.35, 0.2
 DRIFT = 1.5  # times, over the second half of a run and steadily
 USAGE = 0.15  # the documents' alert
 # Squared change of quantised values by one step of the quantizer, over their variance: 0.04 with a careful refresh,
@@ -50,7 +50,7 @@ def dimensional_collapse(record: Record) -> Held | None:
         if len(rank.steps) < 3:
             continue
         expected = float(expectation.values[-1]) if len(expectation.steps) else math.nan
-        floor = max(RANK, RANK_SHARE * expected) if expected > 2 * RANK else RANK
+        floor = max(min(RANK, RANK_SMALL * expected), RANK_SHARE * expected) if expected > 0 else RANK
         peak = np.maximum.accumulate(rank.values)
         fallen = (rank.values < RANK_FALL * peak) & ~(rank.values > RANK_LOW * expected)
         start = lasting(rank, (rank.values < floor) | fallen)
@@ -139,9 +139,9 @@ def leap(jump: Series) -> Held:
 
 
 def codebooks_disagree(record: Record) -> Held | None:
-    """Few tokens with equal codes, and not more and more of them."""
+    """Few tokens with equal codes, and not more and more of them, as while a teacher catches up."""
     agreement = judged(record, "val/codes/agreement")
-    start = lasting(agreement, agreement.values < AGREEMENT)
+    start = lasting(agreement, agreement.values < AGREEMENT, 6)
     if start is None or rising(agreement) > 0.5:
         return None
     return Held(start, f"val/codes/agreement {number(agreement.values[-1])} at step {agreement.steps[-1]}")

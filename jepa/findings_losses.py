@@ -83,8 +83,8 @@ def sigreg_inert(record: Record) -> Held | None:
 
 def temperature_too_high(record: Record) -> Held | None:
     """A perfect match among K orthogonal negatives costs ln(1 + K exp(-1 / tau)), a large part of ln(1 + K)."""
-    tau, chance = late(record, "metric/infonce/tau"), late(record, "metric/infonce/chance")
-    if tau is None or chance is None:
+    tau, chance = judged(record, "metric/infonce/tau"), judged(record, "metric/infonce/chance")
+    if not len(tau.steps) or not len(chance.steps):
         return None
     count = math.expm1(min(chance.values[-1], 700.0))
     floors = np.log1p(count * np.exp(-1 / tau.values)) / chance.values[-1]
@@ -108,9 +108,9 @@ def temperature_at_lower_bound(record: Record) -> Held | None:
 
 def temperature_at_bound(record: Record, bound: str) -> Held | None:
     """A temperature that may move, and lies at this bound."""
-    tau = late(record, "metric/infonce/tau")
+    tau = judged(record, "metric/infonce/tau")
     low, high = record.config["objective.tau_min"], record.config["objective.tau_max"]
-    if tau is None or low == high:
+    if low == high:
         return None
     start = lasting(tau, np.isclose(tau.values, record.config[f"objective.{bound}"], rtol=1e-3))
     if start is None:

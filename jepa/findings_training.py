@@ -138,7 +138,10 @@ def spike(name: str, series: Series, *, window: int) -> Held | None:
 
 
 def best_past(record: Record) -> Held | None:
-    """The best of the held-out figure lies a tenth of the run back, and the last is worse."""
+    """The best of the held-out figure lies a tenth of the run back, and the last is worse.
+
+    A prediction error is measured by that of copying as well: it also rises where embeddings spread.
+    """
     name = record.config["best_metric"]
     series = record.series[name]
     if len(series.values) < 4 or not np.isfinite(series.values).any():
@@ -147,6 +150,10 @@ def best_past(record: Record) -> Held | None:
     least, last, step = series.values[best], series.values[-1], int(series.steps[best])
     if record.step - step < 0.1 * record.num_steps or not last > least + WORSE * abs(least):
         return None
+    if name == "val/prediction" and f"{name}/copy_ratio" in record.series:
+        ratio = record.series[f"{name}/copy_ratio"].values
+        if len(ratio) == len(series.values) and not ratio[-1] > (1 + WORSE) * ratio[best]:
+            return None
     return Held(step, f"{name} {number(least)} at step {step} and {number(last)} at step {series.steps[-1]}")
 
 

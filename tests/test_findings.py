@@ -142,7 +142,10 @@ FAULTS = {
     "data-starved": ({"time/input_share": constant(0.5)}, {}),
     "temperature-at-lower-bound": ({"metric/infonce/tau": constant(0.05)}, {}),
     "temperature-at-upper-bound": ({"metric/infonce/tau": constant(0.2)}, {}),
-    "best-checkpoint-past": ({"val/prediction": lambda t: 0.25 + 0.05 * np.abs(t - 0.5)}, {}),
+    "best-checkpoint-past": (
+        {name: lambda t: 0.25 + 0.05 * np.abs(t - 0.5) for name in ("val/prediction", "val/prediction/copy_ratio")},
+        {},
+    ),
 }
 
 
@@ -212,6 +215,7 @@ def test_evidence_says_since_when_and_how_much():
         ({"diag/predicted/effective_rank": constant(1.1)}, {}),  # of predictions alone
         ({"grad_share/sigreg": constant(0.001)}, {}),  # a regulariser that is met
         ({"metric/infonce/tau": constant(0.2)}, {"objective.tau_min": 0.2}),  # a fixed temperature that works
+        ({"val/prediction": lambda t: 0.25 + 0.05 * np.abs(t - 0.5)}, {}),  # the embeddings spread
     ],
 )
 def test_what_is_no_fault_is_none(changes, config):
@@ -224,6 +228,8 @@ def test_rank_is_judged_against_what_so_few_samples_allow():
     assert named(examine(record(low))) == ["dimensional-collapse"]
     small = {"diag/context/effective_rank_expected": constant(15.0), "diag/context/rank_ratio": constant(3.2 / 15)}
     assert examine(record(low | small)) == []
+    narrow = {"diag/context/effective_rank": constant(1.9), "diag/context/effective_rank_expected": constant(2.9)}
+    assert examine(record(narrow)) == []
 
 
 def test_usage_is_judged_against_what_so_few_tokens_allow():
@@ -477,6 +483,8 @@ def test_rising_is_the_share_of_pairs_in_order():
 
     assert tau([1, 2, 5]) == 1 and tau([3, 2, 1]) == -1 and tau([1]) == 0
     assert tau([1, 3, 2]) == pytest.approx(1 / 3)
+    noisy = np.arange(20_000) / 20_000 + np.random.default_rng(0).normal(size=20_000)
+    assert tau(noisy) > 0.6 and abs(tau(noisy - np.arange(20_000) / 20_000)) < 0.2
 
 
 @pytest.mark.parametrize(("pattern", "expected"), [("a/b", ["a/b"]), ("a/*", ["a/b", "a/c/d"]), ("x*", [])])
