@@ -2,7 +2,7 @@
 
 The page needs no network and loads nothing. What is computed is in
 `jepa.code_tokens` and `jepa.code_rules`, what the page holds is here, and how it is shown is `codes.html` beside this
-file, which draws the grids from the JSON that is put into it.
+file, which draws the grids from the JSON that is put into it. `page.css` and `page.js` are what pages have in common.
 """
 
 from __future__ import annotations
@@ -382,11 +382,14 @@ def trained_on(seen: Iterable[str], shown: Sequence[str]) -> str:
 
 def render(found: Findings, *, run: str, quantizer: str, step: int, warning: str) -> str:
     """The page of a run."""
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    here = Path(__file__)
+    template = here.with_suffix(".html").read_text(encoding="utf-8")
     levels = " · ".join(map(str, found.levels))
     about = f"{quantizer}, levels {levels}" if len(found.levels) > 1 else f"{quantizer}, {levels} codes"
     data = json.dumps(page_data(found), ensure_ascii=False, separators=(",", ":"))
     parts = {
+        "style": here.with_name("page.css").read_text(encoding="utf-8"),
+        "script": here.with_name("page.js").read_text(encoding="utf-8"),
         "run": html.escape(run),
         "about": html.escape(f"{about} · step {step:,} · {found.collection.title}"),
         "verdict": html.escape(" ".join(verdict(found))),

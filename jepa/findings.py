@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from jepa.findings_record import Record, Series, has, read, record_of
 from jepa.findings_rules import RULES
 
@@ -34,7 +36,9 @@ def examine(record: Record) -> list[Finding]:
     """The findings of a record, most serious first, and among equals causes before symptoms, as RULES lists them."""
     found = []
     for rule in RULES:
-        if has(record, *rule.needs) and (held := rule.judge(record)) is not None:
+        with np.errstate(all="ignore"):  # of a number that is not finite no comparison holds
+            held = rule.judge(record) if has(record, *rule.needs) else None
+        if held is not None:
             found.append(Finding(rule.name, rule.seriousness, held.since, held.evidence, rule.cause, rule.remedy))
     return sorted(found, key=lambda finding: SERIOUSNESS.index(finding.seriousness))  # stable
 

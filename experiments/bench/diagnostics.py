@@ -20,6 +20,7 @@ from _timing import timed
 
 from jepa import diagnostics, moments, pair_diagnostics, train
 from jepa import main as cli
+from jepa.parts import build
 
 
 def diagnose(embeddings, key):
@@ -33,7 +34,7 @@ def add_all(embeddings, key):
 
 def training(config):
     """A call that runs one dispatch and keeps its state for the next, as the loop does."""
-    parts = train.build(config)
+    parts = build(config)
     call, held = train.make_train_call(config, parts), {"state": parts.init()}
     rows = np.stack([parts.source.indices(step) for step in range(config.steps_per_call)])
 

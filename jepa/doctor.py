@@ -1,0 +1,74 @@
+"""What is wrong with a run, from its own metrics: `python -m jepa.doctor runs/lejepa`, finished or in progress.
+
+Prints findings, most serious first, each with its evidence, its cause and a remedy as keys of the config. The exit code
+is 0 for a healthy run (one with notes alone is), 1 where there is a warning or worse, and 2 for a folder that is not
+one of a run. The rules are `jepa.findings_rules.RULES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.console
+
+from jepa import findings
+from jepa.findings_rules import RULES
+
+NOTE = findings.SERIOUSNESS[-1]
+
+
+def summary(found: Sequence[findings.Finding], unjudged: Sequence[str], step: int) -> str:
+    """One sentence: how many findings, among how many rules, and how many of those could be judged."""
+    judged = f"{len(RULES) - len(unjudged)} of {len(RULES)} rules have their metrics"
+    if not found:
+        return f"step {step}: nothing found; {judged}"
+    counts = [(kind, sum(finding.seriousness == kind for finding in found)) for kind in findings.SERIOUSNESS]
+    named = ", ".join(f"{count} {kind}" for kind, count in counts if count)
+    return f"step {step}: {named}; {judged}"
+
+
+def as_json(found: Sequence[findings.Finding], unjudged: Sequence[str], step: int) -> str:
+    """The same for a program: the step, the findings by field, and the rules that could not be judged."""
+    result = {"step": step, "findings": [finding._asdict() for finding in found], "unjudged": list(unjudged)}
+    return json.dumps(result, indent=2)
+
+
+def print_findings(found: Sequence[findings.Finding], unjudged: Sequence[str], step: int, *, verbose: bool) -> None:
+    """Prose for a person, wrapped to the terminal; a log file has no width."""
+    console = rich.console.Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    styles = dict(zip(findings.SERIOUSNESS, ("bold red", "yellow", "dim"), strict=True))
+    for finding in found:
+        heading, *rest = findings.as_text(finding).splitlines()
+        console.print(heading, style=styles[finding.seriousness])
+        console.print(*rest, "", sep="\n")
+    console.print(summary(found, unjudged, step))
+    if unjudged and verbose:
+        console.print(f"without their metrics: {', '.join(unjudged)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints what is found and exits with 0, 1 or 2. A mistake of the user is one sentence, never a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m jepa.doctor", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the folder of a run, finished or in progress")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--verbose", action="store_true", help="name the rules that could not be judged")
+    options = parser.parse_args(argv)
+    try:
+        record = findings.read(options.run.expanduser())
+    except (ValueError, OSError) as error:
+        print(f"jepa: {error}", file=sys.stderr)
+        sys.exit(2)
+    found, unjudged = findings.examine(record), findings.unjudged(record)
+    if options.json:
+        print(as_json(found, unjudged, record.step))
+    else:
+        print_findings(found, unjudged, record.step, verbose=options.verbose)
+    sys.exit(int(any(finding.seriousness != NOTE for finding in found)))
+
+
+if __name__ == "__main__":
+    main()
