@@ -160,7 +160,7 @@ RULES = (
         ("val/codes/agreement",),
         latents.codebooks_disagree,
         "Online encoder and teacher give the same object different codes: they are two vocabularies.",
-        "a target_ema nearer to 1; a lower optimizer.learning_rate; one codebook for both",
+        "a lower target_ema, so that the teacher follows; a lower optimizer.learning_rate; one codebook for both",
     ),
     Rule(
         "term-starved",
