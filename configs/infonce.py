@@ -53,6 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
             num_slices=256,
             num_knots=17,
             t_max=3.0,
+            unit_sigreg=False,  # True: SIGReg on unit rows, where it cannot work; a control
         )
     )
     config.weights = ConfigDict(

@@ -16,8 +16,8 @@ import _seeds
 import jax
 import numpy as np
 
-from jepa import registry, run_folder, train
-from jepa.main import load_config, select_platform, use_compile_cache
+from jepa import backend, registry, run_folder, train
+from jepa.main import load_config
 from jepa.parts import build, keywords
 
 DOCUMENTED = {"initialise": "documented", "smoothing": 1e-5}
@@ -141,8 +141,8 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--platform", default="cpu")
     options = parser.parse_args()
-    select_platform(options.platform)
-    use_compile_cache(load_config("configs/lejepa_codes.py").cache_dir)
+    backend.select_platform(options.platform)
+    backend.use_compile_cache(load_config("configs/lejepa_codes.py").cache_dir)
     recipes, environments = {}, []
     for recipe in options.recipes:
         found = []

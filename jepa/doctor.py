@@ -2,7 +2,8 @@
 
 Prints findings, most serious first, each with its evidence, its cause and a remedy as keys of the config. The exit code
 is 0 for a healthy run (one with notes alone is), 1 where there is a warning or worse, and 2 for a folder that is not
-one of a run. The rules are `jepa.findings_rules.RULES`.
+one of a run. The rules are `jepa.findings_rules.RULES`. `--replay <event>` takes a step again that the flight recorder
+kept, and says where it went wrong.
 """
 
 from __future__ import annotations
@@ -55,10 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jepa.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of a run, finished or in progress")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--replay", metavar="EVENT", help="take a step again that went wrong, such as 1234-nonfinite")
     parser.add_argument("--verbose", action="store_true", help="name the rules that could not be judged")
     options = parser.parse_args(argv)
+    workdir = options.run.expanduser()
     try:
-        record = findings.read(options.run.expanduser())
+        if options.replay:
+            from jepa import replay  # here, since a verdict needs no JAX program
+
+            replay.print_replay(workdir, options.replay)
+            sys.exit(1)
+        record = findings.read(workdir)
     except (ValueError, OSError) as error:
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)

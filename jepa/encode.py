@@ -62,7 +62,7 @@ import rich.console
 import rich.progress
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, run_folder, tables
+from jepa import backend, checkpoint, run_folder, tables
 from jepa.data import _objects
 from jepa.data._grid_files import Grid, open_input
 from jepa.encoded_files import Block, write
@@ -284,9 +284,7 @@ def main(argv: Sequence[str]) -> None:
     source = open_input(options.input)
     workdir = Path(options.workdir).expanduser()
     model = load(workdir, int(options.checkpoint) if options.checkpoint.isdigit() else options.checkpoint)
-    from jepa.main import use_compile_cache  # here, since its flags are not for programs that import this module
-
-    use_compile_cache(model.config.cache_dir)
+    backend.use_compile_cache(model.config.cache_dir)
     if not model.levels:
         print(f"{workdir} has no quantizer: there will be embeddings and objects, but no codes")
     run = {"run": workdir.resolve().name, "step": model.step, "levels": list(model.levels)}

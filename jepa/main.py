@@ -7,11 +7,10 @@ import runpy
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jepa import dry_run, registry, train
+from jepa import backend, dry_run, registry, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file of configs/, with variants after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; runs/<config file>[-<variants>] if not given.")
@@ -102,39 +101,14 @@ def check_override(config: ConfigDict, key: str, none: bool) -> None:
         raise ValueError(f"config.{key} cannot be none; only a loss weight, or a key that is none by default, can")
 
 
-def select_platform(platform: str) -> None:
-    """Computes on the CPU alone, or makes sure of a GPU. Raises ValueError where there is none, or for another name."""
-    if platform not in ("cpu", "gpu"):
-        raise ValueError(f"config.platform is {platform!r}; it must be 'cpu' or 'gpu'")
-    if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-        return
-    try:
-        jax.devices("gpu")  # where there is one, it is what JAX takes by itself
-    except RuntimeError as error:
-        raise ValueError(
-            "config.platform is 'gpu', but JAX finds no GPU; install jepa[cuda] on a machine with one, "
-            f"or leave config.platform=cpu ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def use_compile_cache(cache_dir: str) -> None:
-    """Keeps compiled programs between processes, in JAX's own cache folder if one is set, else below `cache_dir`."""
-    if jax.config.jax_compilation_cache_dir:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(Path(cache_dir).expanduser() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def main(argv: list[str]) -> None:
     config = CONFIG.value
     for key in argv[1:]:
         section, name = section_of(config, key)
         with section.ignore_type():
             section[name] = None
-    select_platform(config.platform)
-    use_compile_cache(config.cache_dir)
+    backend.select_platform(config.platform)
+    backend.use_compile_cache(config.cache_dir)
     if DRY_RUN.value:
         dry_run.run(config)
         return

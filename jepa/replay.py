@@ -20,7 +20,7 @@ import rich.progress
 from jax.experimental import checkify
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, flight_recorder, history, metrics, paths, run_folder, state, train
+from jepa import backend, checkpoint, flight_recorder, history, metrics, paths, run_folder, state, train
 from jepa.flight_recorder import Event
 from jepa.optimizer import stop_frozen
 from jepa.parts import Parts, build
@@ -42,6 +42,8 @@ def print_replay(workdir: Path, name: str) -> None:
     event = flight_recorder.read(workdir, name)
     print(event.reason)
     config = ConfigDict(run_folder.read_config(workdir))
+    backend.select_platform(config.platform)
+    backend.use_compile_cache(config.cache_dir)
     parts = build(config)
     run = state_before(config, parts, workdir, event)
     rows = np.asarray(event.rows)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, codes, evaluation, run_folder, scorers
+from jepa import backend, checkpoint, codes, evaluation, run_folder, scorers
 from jepa.data import _objects, _probes
 from jepa.parts import build_objective
 from jepa.types import PyTree
@@ -75,12 +75,10 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
 
 def read(workdir: Path) -> Latents:
     """Raises ValueError or OSError for a run without a readable checkpoint, without its data, or of another version."""
-    from jepa.main import use_compile_cache  # here, since its flags are not for programs that import this module
-
     config = ConfigDict(run_folder.read_config(workdir))
     saved = checkpoint.read(workdir)
     title, tasks = codes.choose_tasks(config, saved.host["validation_ids"], codes.HELD_OUT)
-    use_compile_cache(config.cache_dir)
+    backend.use_compile_cache(config.cache_dir)
     try:
         objective = build_objective(config)
     except (AttributeError, KeyError, TypeError) as error:

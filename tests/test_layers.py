@@ -24,6 +24,7 @@ LAYERS = (
         "flight_recorder",
         "early_stopping",
         "stopwatch",
+        "backend",
         "optimizer",
         "checkpoint",
         "checkpoint_files",

@@ -2,8 +2,8 @@
 
     python experiments/bench/diagnostics.py
 
-The diagnosis is all of `jepa.diagnostics.describe` and `jepa.pair_diagnostics.lidar`, of N rows of width D as pairs. The
-step is that of `configs/lejepa.py`: one dispatch of `steps_per_call` steps, divided by their number. Both, and the
+The diagnosis is all of `jepa.diagnostics.describe` and of `jepa.pair_diagnostics.lidar`, of N rows of width D as pairs.
+The step is that of `configs/lejepa.py`: one dispatch of `steps_per_call` steps, divided by their number. Both, and the
 parts of a diagnosis, are called in turn, so that other work on the machine falls on all alike; times are medians, and
 the ratio is the median over rounds, with its quartiles.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from _timing import timed
 
-from jepa import diagnostics, moments, pair_diagnostics, train
+from jepa import backend, diagnostics, moments, pair_diagnostics, train
 from jepa import main as cli
 from jepa.parts import build
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=8)
     options = parser.parse_args()
-    cli.select_platform(options.platform)
+    backend.select_platform(options.platform)
 
     config = cli.load_config("configs/lejepa.py")
     key = jax.random.key(0)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from _timing import timed
 
-from jepa import main as cli
+from jepa import backend
 from jepa.precision import matmul
 from jepa.quantizers import fsq, gumbel, vq_ema, vq_gradient
 from jepa.types import Quantizer
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
-    cli.select_platform(options.platform)
+    backend.select_platform(options.platform)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, float32")
     for size in SIZES:
         measure(*size, options.repetitions)

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from _timing import timed
 from jax.extend import core
 
+from jepa import backend, state, tables, train_step
 from jepa import main as cli
-from jepa import state, tables, train_step
 from jepa.parts import build
 
 NUM_OBJECTS = 16
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--compute_dtype", default="float32")
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
-    cli.select_platform(options.platform)
+    backend.select_platform(options.platform)
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, batch {options.batch_size}, {options.compute_dtype}")
     for name in LOSS_SIDE:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jepa.losses.multivariate import bhep
 from jepa.losses.norm_anchor import norm_anchor
+from jepa.losses.prediction import unit
 from jepa.losses.univariate import STATISTICS, sliced
 from jepa.losses.variance import vicreg_covariance, vicreg_variance, visreg, weak_sigreg
 from jepa.registry import nearest
@@ -50,10 +51,11 @@ def code_agreement(codes: Array, others: Array) -> dict[str, Array]:
     return {"codes/agreement": jnp.sum((codes == others) & real) / jnp.maximum(jnp.sum(real), 1)}
 
 
-def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: float) -> dict[str, Term]:
+def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: float, unit_rows: bool) -> dict[str, Term]:
     """What keeps embeddings from collapsing, by name; any of them can take the place of SIGReg, or join it.
 
-    statistic: the univariate test that `sigreg` applies to every slice. Raises ValueError for an unknown one.
+    statistic: the univariate test that `sigreg` applies to every slice. unit_rows: it sees embeddings divided by their
+    norm, which are never N(0, I): to show what becomes of SIGReg there. Raises ValueError for an unknown statistic.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"objective.statistic is {statistic!r}: {nearest(statistic, STATISTICS)}")
@@ -61,8 +63,12 @@ def regularisers(*, statistic: str, num_slices: int, num_knots: int, t_max: floa
     def of_embeddings(function: Callable, **options: Any) -> Term:
         return Term("regulariser", lambda heads, key: function(heads.z, key, **options))
 
+    def of_slices(heads: Any, key: Array) -> Array:
+        z = unit(heads.z) if unit_rows else heads.z
+        return sliced(z, key, statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
+
     return {
-        "sigreg": of_embeddings(sliced, statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
+        "sigreg": Term("regulariser", of_slices),
         "weak_sigreg": of_embeddings(weak_sigreg),
         "visreg": of_embeddings(visreg, num_slices=num_slices),
         "vicreg_variance": of_embeddings(vicreg_variance),

@@ -117,6 +117,7 @@ def build(
     num_slices: int = 1024,
     num_knots: int = 17,
     t_max: float = 3.0,
+    unit_sigreg: bool = False,
     compute_dtype: str = "float32",
 ) -> Objective:
     """The objective over `representation`; its state is that of the quantizer and the queue of past targets.
@@ -126,7 +127,8 @@ def build(
     symmetric: also tell the anchor of a target from the batch's other anchors.
     relation_pairs: relations of "all" pairs of tokens, or of objects in "contact". relation_normalize: as in
     `jepa.losses.relational`. invariance_group, invariance_stop_gradient: what the last context grid is moved by for
-    the term `invariance`, and the side that is held constant, as in `jepa.losses.invariance`.
+    the term `invariance`, and the side that is held constant, as in `jepa.losses.invariance`. unit_sigreg: as in
+    `lejepa`.
     Raises ValueError naming the option that does not fit.
     """
     choices = {
@@ -135,7 +137,7 @@ def build(
         "invariance_stop_gradient": (invariance_stop_gradient, STOP_GRADIENT),
     }
     check_options(queue_size, (tau_min, tau, tau_max), invariance_group, choices)
-    sigreg = dict(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max)
+    sigreg = dict(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max, unit_rows=unit_sigreg)
     terms = make_terms(invariance_stop_gradient, **sigreg)
     predictor_module = predictors.build(
         predictor,

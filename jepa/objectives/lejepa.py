@@ -63,6 +63,7 @@ def build(
     num_slices: int = 1024,
     num_knots: int = 17,
     t_max: float = 3.0,
+    unit_sigreg: bool = False,
     compute_dtype: str = "float32",
 ) -> Objective:
     """The objective over `representation`.
@@ -72,6 +73,7 @@ def build(
     error: how far a prediction is from its target, a name of `jepa.losses.prediction.ERRORS`.
     num_global_views: how many leading views define the centre, in the multi-view form.
     statistic: the univariate test of the term `sigreg`, a name of `jepa.losses.univariate.STATISTICS`.
+    unit_sigreg: that term sees unit rows, as a control that shows how it fails on them.
     """
     if error not in ERRORS:
         raise ValueError(f"objective.error is {error!r}: {nearest(error, ERRORS)}")
@@ -87,7 +89,9 @@ def build(
     terms = {
         "prediction": Term("latent", lambda heads, key: jnp.mean(heads.error)),
         "quantizer": QUANTIZER,
-        **regularisers(statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max),
+        **regularisers(
+            statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max, unit_rows=unit_sigreg
+        ),
     }
     projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
 
