@@ -112,8 +112,8 @@ def summarise(planted: dict[str, list], healthy: dict[str, list]) -> dict[str, A
     kinds = {}
     for title, runs in planted.items():
         places = [place(found, PLANTED[title].names) for found in runs]
-        named = sum(number is not None and number <= 2 for number in places)
-        kinds[title] = {"runs": len(runs), "places": places, "first_or_second": share(named, len(places)), "found": counts(runs)}
+        named = share(sum(number is not None and number <= 2 for number in places), len(runs))
+        kinds[title] = {"runs": len(runs), "places": places, "first_or_second": named, "found": counts(runs)}
     sound = {}
     for spec, runs in healthy.items():
         serious = [finding.name for found in runs for finding in found if finding.seriousness == "serious"]
@@ -138,7 +138,7 @@ def counts(runs: list[list[findings.Finding]]) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def write(summary: dict[str, Any], environments: list[dict], seeds: list[int], platform: str) -> None:
+def write(summary: dict[str, Any], environments: list[dict], platform: str) -> None:
     """report.json, what it ran on, and report.md."""
     kinds, sound = summary["planted"], summary["healthy"]
     columns = sorted({name for row in (*kinds.values(), *sound.values()) for name in row["found"]})
@@ -146,62 +146,19 @@ def write(summary: dict[str, Any], environments: list[dict], seeds: list[int], p
         [title, str(row["runs"]), *(str(row["found"][name]) if name in row["found"] else "" for name in columns)]
         for title, row in (*kinds.items(), *sound.items())
     ]
-    places = [place(found, PLANTED[title].names) for found in runs]
-        named = sum(number is not None and number <= 2 for number in places)
-        kinds[title] = {"runs": len(runs), "places": places, "first_or_second": share(named, len(places)), "found": counts(runs)}
-    sound = {}
-    for spec, runs in healthy.items():
-        serious = [finding.name for found in runs for finding in found if finding.seriousness == "serious"]
-        sound[spec] = {"runs": len(runs), "serious": serious, "found": counts(runs)}
-    all_planted = [number for kind in kinds.values() for number in kind["places"]]
-    with_serious = sum(
-        any(finding.seriousness == "serious" for finding in found) for runs in healthy.values() for found in runs
-    )
-    return {
-        "planted": kinds,
-        "healthy": sound,
-        "first_or_second": share(sum(number is not None and number <= 2 for number in all_planted), len(all_planted)),
-        "kinds_on_every_seed": sum(kind["first_or_second"]["mean"] == 1 for kind in kinds.values()),
-        "healthy_with_a_serious_finding": share(with_serious, sum(len(runs) for runs in healthy.values())),
-        "serious_findings_of_healthy_runs": sum(len(row["serious"]) for row in sound.values()),
-    }
-
-
-def counts(runs: list[list[findings.Finding]]) -> dict[str, int]:
-    """In how many runs each finding was made."""
-    names = [finding.name for found in runs for finding in found]
-    return {name: names.count(name) for name in sorted(set(names))}
-
-
-def write(summary: dict[str, Any], environments: list[dict], seeds: list[int], platform: str) -> None:
-    """report.json, what it ran on, and report.md."""
-    kinds, sound = summary["planted"], summary["healthy"]
-    columns = sorted({name for row in (*kinds.values(), *sound.values()) for name in row["found"]})
-    rows = [
-        [title, kind["runs"] if "runs" in kind else len(kind["places"]), kind]
-        for title, kind in (*kinds.items(), *sound.items())
-    ]
-    matrix = [
-        [title, str(number), *(str(row["found"][name]) if name in row["found"] else "" for name in columns)]
-        for title, number, row in rows
-    ]
-    places = [
-        [
-            title,
-            ", ".join(PLANTED[title].names),
-            " ".join(str(p or "-") for p in kind["places"]),
-            _seeds.cell(kind["first_or_second"]),
-        ]
-        for title, kind in kinds.items()
-    ]
+    places = []
+    for title, kind in kinds.items():
+        by_seed = " ".join(str(number or "-") for number in kind["places"])
+        places.append([title, ", ".join(PLANTED[title].names), by_seed, _seeds.cell(kind["first_or_second"])])
+    findings_in_all = summary["serious_findings_of_healthy_runs"]
     report = [
         f"# {__doc__.splitlines()[0]}\n",
         f"The planted fault is the first or second finding in {_seeds.cell(summary['first_or_second'])} of the runs,",
         f"and in every seed of {summary['kinds_on_every_seed']} of {len(kinds)} kinds. Of the healthy runs,",
         f"{_seeds.cell(summary['healthy_with_a_serious_finding'])} have a serious finding",
-        f"({summary['serious_findings_of_healthy_runs']} findings in all). Shares with exact 95 % intervals over runs.\n",
+        f"({findings_in_all} in all). Shares with exact 95 % intervals over runs.\n",
         "An object encoder of width 16, 300 steps of 16 examples, evaluated every 30 steps on 64 examples.",
-        f"Seeds {', '.join(map(str, seeds))} for faults, {', '.join(map(str, HEALTHY_SEEDS))} for healthy runs,",
+        f"Seeds {', '.join(map(str, SEEDS))} for faults, {', '.join(map(str, HEALTHY_SEEDS))} for healthy runs,",
         "none of which the thresholds were set on.\n",
         "## Where the planted fault stands among the findings\n",
         _seeds.table(["planted", "named by", "place, by seed", "first or second"], places),
@@ -233,7 +190,7 @@ def main() -> None:
         ran_on = _seeds.environment(workdir)
         environments += [ran_on] if ran_on not in environments else []
     planted, healthy = ({title: found[title] for title in titles} for titles in (PLANTED, HEALTHY))
-    write(summarise(planted, healthy), environments, list(SEEDS), options.platform)
+    write(summarise(planted, healthy), environments, options.platform)
 
 
 if __name__ == "__main__":
