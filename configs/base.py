@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.eval_examples = 512  # validation examples at each evaluation
     config.final_examples = 4096  # and at the end
     config.checkpoint_every = 200
+    config.keep_checkpoints = 2  # the newest so many, besides the best and those that an event needs
     config.diagnose_every = 200  # gradients of single terms, compiled apart from the step
     config.cache_dir = "~/.cache/jepa"  # tokenised grids
 

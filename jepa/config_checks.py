@@ -14,17 +14,9 @@ from jepa.losses import univariate
 # Keys that a resumed run may give anew: how far to go, how often to look, where the cache is. Another number of steps
 # stretches the schedules of the learning rate and of the teacher to the new length.
 MAY_CHANGE = (
-    *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
-    *(
-        "checkpoint_every",
-        "diagnose_every",
-        "max_bad_steps",
-        "early_stopping",
-        "abort",
-        "probe",
-        "cache_dir",
-        "platform",
-    ),
+    *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples", "diagnose_every"),
+    *("checkpoint_every", "keep_checkpoints", "max_bad_steps", "early_stopping", "abort"),
+    *("probe", "cache_dir", "platform"),
 )
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
@@ -33,7 +25,7 @@ FIXED = (
 )
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
-    *("checkpoint_every", "diagnose_every", "max_bad_steps", "init_batches"),
+    *("checkpoint_every", "keep_checkpoints", "diagnose_every", "max_bad_steps", "init_batches"),
 )
 
 

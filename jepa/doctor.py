@@ -16,7 +16,7 @@ from pathlib import Path
 
 import rich.console
 
-from jepa import findings
+from jepa import checkpoint_choice, findings
 from jepa.findings_rules import RULES
 
 NOTE = findings.SERIOUSNESS[-1]
@@ -32,9 +32,14 @@ def summary(found: Sequence[findings.Finding], unjudged: Sequence[str], step: in
     return f"step {step}: {named}; {judged}"
 
 
-def as_json(found: Sequence[findings.Finding], unjudged: Sequence[str], step: int) -> str:
-    """The same for a program: the step, the findings by field, and the rules that could not be judged."""
+def as_json(
+    found: Sequence[findings.Finding], unjudged: Sequence[str], step: int, choice: checkpoint_choice.Choice | None
+) -> str:
+    """The same for a program: the step, the findings by field, the rules that could not be judged, and the checkpoint
+    to take without labels, None where that cannot be told.
+    """
     result = {"step": step, "findings": [finding._asdict() for finding in found], "unjudged": list(unjudged)}
+    result["checkpoint"] = None if choice is None else choice.step
     return json.dumps(result, indent=2)
 
 
@@ -71,10 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)
     found, unjudged = findings.examine(record), findings.unjudged(record)
+    choice = checkpoint_choice.choose(record)
     if options.json:
-        print(as_json(found, unjudged, record.step))
+        print(as_json(found, unjudged, record.step, choice))
     else:
         print_findings(found, unjudged, record.step, verbose=options.verbose)
+        if choice is not None:
+            print(checkpoint_choice.as_text(choice))
     sys.exit(int(any(finding.seriousness != NOTE for finding in found)))
 
 

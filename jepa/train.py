@@ -110,7 +110,10 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
     run_folder.check_writable(workdir)
     with run_folder.lock(workdir):
         checkpoints = checkpoint.open_manager(
-            workdir / "checkpoints", best_metric=config.best_metric, pinned=flight_recorder.pinned(workdir)
+            workdir / "checkpoints",
+            best_metric=config.best_metric,
+            keep_latest=config.keep_checkpoints,
+            pinned=flight_recorder.pinned(workdir),
         )
         if checkpoint.steps(checkpoints):
             config_checks.check_same_run(config, workdir)

@@ -37,6 +37,7 @@ LAYERS = (
         "code_tokens",
         "code_rules",
         "findings",
+        "checkpoint_choice",
         "findings_latents",
         "findings_losses",
         "findings_record",
