@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from jepa.findings_record import Held, Record, Series, from_to, judged, lasting, late, named, number, rising
+from jepa.findings_record import Held, Record, Series, from_to, judged, lasting, late, named, number, rising, since
 
 ROLES = ("context", "target", "projected", "views")  # predictions may well vary less than what they predict
 FREE_ROLES = ("context", "target", "views")  # projections may be of unit length by construction
@@ -22,6 +22,7 @@ USAGE = 0.15  # the documents' alert
 # Squared change of quantised values by one step of the quantizer, over their variance: 0.04 with a careful refresh,
 # 0.44 to 0.52 with one that overwrites living codes.
 JUMP, LEAP = 0.1, 0.4
+FINDS_ITS_PLACE = 0.2  # of a run: what leaps in it is a codebook that starts, and a warning only
 USAGE_LEAP = 1.5  # times the evaluations before and after
 AGREEMENT = 0.5  # of the tokens
 NORM_GAP = 1.25  # times
@@ -111,7 +112,8 @@ def codebook_collapse(record: Record) -> Held | None:
 
 def codebook_discontinuity(record: Record) -> Held | None:
     """A leap of the quantised values; or of the usage, up and back."""
-    jump, usage = judged(record, "codes/jump"), judged(record, "codes/usage")
+    usage, jump = judged(record, "codes/usage"), judged(record, "codes/jump")
+    jump = since(jump, FINDS_ITS_PLACE * record.num_steps)
     if len(jump.steps) and jump.values.max() > LEAP:
         return leap(jump)
     for i in range(1, len(usage.values) - 1):
@@ -124,9 +126,11 @@ def codebook_discontinuity(record: Record) -> Held | None:
 
 
 def codebook_jumps(record: Record) -> Held | None:
-    """Jumps that are no leaps."""
+    """Jumps that are no such leaps."""
     jump = judged(record, "codes/jump")
-    return leap(jump) if len(jump.steps) and JUMP < jump.values.max() <= LEAP else None
+    late_ones = since(jump, FINDS_ITS_PLACE * record.num_steps).values
+    leaps = len(late_ones) and late_ones.max() > LEAP
+    return leap(jump) if len(jump.steps) and jump.values.max() > JUMP and not leaps else None
 
 
 def leap(jump: Series) -> Held:

@@ -24,9 +24,9 @@ from jepa.findings_record import (
 )
 
 REGULARISERS = ("sigreg", "weak_sigreg", "visreg", "vicreg_variance", "vicreg_covariance", "bhep", "norm_anchor")
-# Norm of an update over that of the parameters: 0.0002 to 0.003 in healthy runs, 0.007 to 0.03 at 100 times their rate.
+# Norm of an update over that of the parameters: 0.0002 to 0.003 in healthy runs, 0.01 to 0.03 at 100 times their rate.
 # Between the two only a loss that does not fall below this part of its start tells.
-UPDATE_STALLED, UPDATE_ANYWAY, FALLEN = 0.006, 0.012, 0.6
+UPDATE_STALLED, UPDATE_ANYWAY, FALLEN = 0.005, 0.008, 0.6
 STARVED = 0.03  # of the gradient on the trunk: "a few per cent"
 CLIPPED = 0.95  # of the steps
 SPIKE = 2.0  # times the readings before: the documents' alert

@@ -212,6 +212,7 @@ def test_evidence_says_since_when_and_how_much():
         ({"loss/sigreg": falling(0.405, 0.401)}, {"weights.sigreg": 0.0}),  # reported, not trained on
         ({"loss/relational": falling(1480.0, 0.1)}, {}),  # raw at the start, then met
         ({"codes/jump": at(50, 5.0, constant(0.01))}, {}),  # in the first tenth a codebook finds its place
+        ({"loss/sigreg": falling(0.405, 0.15)}, {}),  # slow, but moving
         ({"diag/predicted/effective_rank": constant(1.1)}, {}),  # of predictions alone
         ({"grad_share/sigreg": constant(0.001)}, {}),  # a regulariser that is met
         ({"metric/infonce/tau": constant(0.2)}, {"objective.tau_min": 0.2}),  # a fixed temperature that works
@@ -220,6 +221,19 @@ def test_evidence_says_since_when_and_how_much():
 )
 def test_what_is_no_fault_is_none(changes, config):
     assert examine(record(changes, config)) == []
+
+
+def test_a_leap_is_serious_once_the_codebook_has_found_its_place():
+    for step, names in ((50, []), (150, ["codebook-jumps"]), (250, ["codebook-discontinuity"])):
+        assert named(examine(record({"codes/jump": at(step, 0.9, constant(0.01))}))) == names
+
+
+def test_rows_of_unit_length_and_a_relation_of_raw_distances_that_fall_are_seen():
+    """Both improve a little: neither gets to where it could be."""
+    rows = {"loss/sigreg": lambda t: 0.328 + 0.1 * np.exp(-10 * t) + 0.01 * np.sin(999 * t)}
+    assert named(examine(record(rows))) == ["sigreg-inert"]
+    relations = {"loss/relational": falling(10.0, 5.5), "share/relational": falling(0.13, 0.085)}
+    assert named(examine(record(relations))) == ["relational-explosion"]
 
 
 def test_rank_is_judged_against_what_so_few_samples_allow():
