@@ -2,8 +2,8 @@
 
     python experiments/bench/diagnostics.py
 
-The diagnosis is all of `jepa.diagnostics.describe` and `jepa.pair_diagnostics.lidar`, of N rows of width D as pairs. The
-step is that of `configs/lejepa.py`: one dispatch of `steps_per_call` steps, divided by their number. Both, and the
+The diagnosis is `jepa.diagnostics.describe` of N rows of width D and `jepa.pair_diagnostics.lidar` of the same as pairs.
+The step is that of `configs/lejepa.py`: one dispatch of `steps_per_call` steps, divided by their number. Both, and the
 parts of a diagnosis, are called in turn, so that other work on the machine falls on all alike; times are medians, and
 the ratio is the median over rounds, with its quartiles.
 """
