@@ -80,7 +80,9 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
     own_name = next(iter(source.validation))
     key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
 
-    def forward(gather: Callable, state: TrainState, tables: Any, rows: jax.Array, key: jax.Array) -> dict[str, Any]:
+    def forward(
+        gather: Callable, state: TrainState, tables: Any, rows: jax.Array, key: jax.Array
+    ) -> tuple[dict, Mapping]:
         key_data, key = jax.random.split(key)
         batch = gather(tables, rows, key_data, True)
         fixed = (state.target_params, state.objective_state)
