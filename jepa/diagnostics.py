@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jepa.losses.prediction import unit
-from jepa.moments import KNOTS, STEP, Moments, Scatter, add, start
+from jepa.moments import PHI, WEIGHT, Moments, Scatter, add, start
 from jepa.precision import matmul
 from jepa.types import Array
 
@@ -150,11 +150,8 @@ def gaussianity(moments: Moments) -> dict[str, Array]:
     skew, excess_kurtosis      absolute values, averaged over the dimensions that vary; 0 for a Gaussian.
     """
     num = moments.scatter.num
-    phi = np.exp(-0.5 * np.square(KNOTS)).astype(np.float32)  # [J]
-    weight = 2 * STEP * phi
-    weight[-1] *= 0.5
-    distance = jnp.square(jnp.abs(moments.waves / num - phi[:, None]))  # [J, M]
-    over_n = jnp.mean(matmul(weight, distance))
+    distance = jnp.square(jnp.abs(moments.waves / num - PHI[:, None]))  # [J, M]
+    over_n = jnp.mean(matmul(WEIGHT, distance))
 
     std = jnp.sqrt(jnp.diagonal(moments.scatter.matrix) / num)
     alive = std > 4 * EPS * moments.largest

@@ -70,19 +70,26 @@ def parse_flags(argv: list[str]) -> list[str]:
     for arg in argv[1:]:
         key = arg.removeprefix("--config.").partition("=")[0]
         if specs and arg.startswith("--config."):
-            check_override(config, key, is_none(arg))
+            check_override(config, key, turns_off(config, arg))
         kept.pop(key, None)
         kept[key] = arg
-    turned_off = [key for key, arg in kept.items() if is_none(arg)]
-    sys.argv = [argv[0], *(arg for arg in kept.values() if not is_none(arg))]  # config_flags looks for overrides there
+    turned_off = [key for key, arg in kept.items() if turns_off(config, arg)]
+    sys.argv = [argv[0], *(arg for key, arg in kept.items() if key not in turned_off)]  # where config_flags looks
     program, *rest = app.parse_flags_with_usage(sys.argv)
     if rest:
         raise ValueError(f"unexpected arguments {rest}; options are --name=value")
     return [program, *turned_off]
 
 
-def is_none(arg: str) -> bool:
-    return arg.startswith("--config.") and arg.lower().endswith("=none")
+def turns_off(config: ConfigDict, arg: str) -> bool:
+    """Whether the argument gives a key the value None; where the config has a string, `none` is one of its values."""
+    if not arg.startswith("--config.") or not arg.lower().endswith("=none"):
+        return False
+    key = arg.removeprefix("--config.").partition("=")[0]
+    if key not in config_keys(config):
+        return True
+    section, name = section_of(config, key)
+    return not isinstance(section[name], str)
 
 
 def section_of(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:

@@ -11,15 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jepa.losses.sigreg import random_directions
+from jepa.losses.sigreg import knots, random_directions
 from jepa.precision import matmul
 from jepa.types import Array
 
-# Where characteristic functions are compared: SIGReg's knots but t = 0, where all of them are 1.
-STEP = 3.0 / 16
-KNOTS = STEP * np.arange(1, 17)
+T, PHI, WEIGHT = knots(17, 3.0)  # [J] each: where characteristic functions are compared, as SIGReg does by default
 
 
 class Scatter(NamedTuple):
@@ -46,7 +43,7 @@ class Moments(NamedTuple):
 def start(key: Array, dim: int, *, num_slices: int = 256, num_sample: int = 512) -> Moments:
     """Moments of no rows of width `dim`; the key draws the directions."""
     zeros = jnp.zeros(dim)
-    waves = jnp.zeros((len(KNOTS), num_slices), jnp.complex64)
+    waves = jnp.zeros((len(T), num_slices), jnp.complex64)
     directions, sample = random_directions(key, dim, num_slices), jnp.zeros((num_sample, dim))
     return Moments(start_scatter(dim), start_scatter(1), zeros, zeros, zeros, directions, waves, sample)
 
@@ -125,9 +122,9 @@ def _inverse(x):
 
 def _waves(u):
     """Sums [J, M] over the rows of u [n, M] of e^{i t_j u}, as powers of the first: the knots are equally spaced."""
-    angle = np.float32(STEP) * u
+    angle = T[0] * u
     rotation = jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
-    _, sums = jax.lax.scan(lambda power, _: (power * rotation, jnp.sum(power, axis=0)), rotation, length=len(KNOTS))
+    _, sums = jax.lax.scan(lambda power, _: (power * rotation, jnp.sum(power, axis=0)), rotation, length=len(T))
     return sums
 
 

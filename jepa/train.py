@@ -265,8 +265,9 @@ def is_over(config: ConfigDict, step: int, record: dict[str, Any]) -> bool:
 def reason_to_stop(
     config: ConfigDict, step: int, held_out: dict[str, float], signal_name: str | None
 ) -> Exception | None:
-    """Why the run cannot go on: a condition of `config.abort` that holds, or a signal."""
-    if broken := early_stopping.broken(early_stopping.conditions(config.abort), step, held_out):
+    """Why the run cannot go on: a condition of `config.abort` on what was just measured, if anything was, or a signal."""
+    conditions = early_stopping.conditions(config.abort) if held_out else []
+    if broken := early_stopping.broken(conditions, step, held_out):
         return early_stopping.Aborted(broken)
     return Interrupted(signal_name, step) if signal_name else None
 

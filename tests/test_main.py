@@ -355,3 +355,11 @@ def test_a_queue_and_a_teacher_resume_to_the_same_bits(tmp_path):
 def test_the_folder_of_a_run_is_named_after_config_and_variants():
     assert main.default_workdir("configs/lejepa.py") == os.path.join("runs", "lejepa")
     assert main.default_workdir("configs/lejepa.py:teacher,tiny") == os.path.join("runs", "lejepa-teacher-tiny")
+
+
+def test_none_is_a_value_where_the_config_has_a_word_and_no_value_elsewhere():
+    config = main.load_config("configs/infonce.py:tiny")
+    assert not main.turns_off(config, "--config.objective.relation_normalize=none")
+    assert main.turns_off(config, "--config.weights.sigreg=none")
+    assert main.turns_off(config, "--config.init_from=None")
+    assert not main.turns_off(config, "--workdir=none")

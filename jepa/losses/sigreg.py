@@ -91,6 +91,19 @@ def random_directions(key: Array, dim: int, num: int) -> Array:
     return gaussian / jnp.linalg.norm(gaussian, axis=0, keepdims=True)
 
 
+def knots(num_knots: int, t_max: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The knots t_j after t = 0, where every characteristic function is 1, phi_j and w_j; float32 [num_knots - 1] each.
+
+    t_1 is their distance.
+    """
+    dt = t_max / (num_knots - 1)
+    t = dt * np.arange(1, num_knots)
+    phi = np.exp(-0.5 * np.square(t))
+    weight = 2.0 * dt * phi
+    weight[-1] *= 0.5
+    return t.astype(np.float32), phi.astype(np.float32), weight.astype(np.float32)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _epps_pulley(z, directions, num_real, num_knots, t_max, tile):
     """T [M] of z [N, D] along directions [D, M]; num_real [] rows of z count, the others are 0."""
@@ -136,14 +149,8 @@ def _statistic_and_gradient(u, *, num_real, num_knots, t_max):
 
 def _compare(u, num_real, num_knots, t_max):
     """T [R]; rotation = e^{i dt u} [R, N]; complex [knots-1, R] of which dT/du = Re sum_j coefficient_j rotation^j."""
-    dt = t_max / (num_knots - 1)
-    t = dt * np.arange(1, num_knots)[:, None]  # both functions are 1 at t = 0: nothing to compare
-    phi = np.exp(-0.5 * np.square(t))
-    weight = 2.0 * dt * phi
-    weight[-1] *= 0.5
-    t, phi, weight = (x.astype(np.float32) for x in (t, phi, weight))
-
-    rotation = _unit_complex(np.float32(dt) * u)
+    t, phi, weight = (x[:, None] for x in knots(num_knots, t_max))
+    rotation = _unit_complex(t[0, 0] * u)
     power, sums = rotation, [jnp.sum(rotation, axis=-1)]
     for _ in range(num_knots - 2):
         power = power * rotation
