@@ -265,7 +265,7 @@ def is_over(config: ConfigDict, step: int, record: dict[str, Any]) -> bool:
 def reason_to_stop(
     config: ConfigDict, step: int, held_out: dict[str, float], signal_name: str | None
 ) -> Exception | None:
-    """Why the run cannot go on: a condition of `config.abort` on what was just measured, if anything was, or a signal."""
+    """Why the run cannot go on: a condition of `config.abort` on what was just measured, or a signal."""
     conditions = early_stopping.conditions(config.abort) if held_out else []
     if broken := early_stopping.broken(conditions, step, held_out):
         return early_stopping.Aborted(broken)
