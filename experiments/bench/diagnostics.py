@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from _timing import timed
 
-from jepa import backend, diagnostics, moments, pair_diagnostics, train
+from jepa import backend, diagnostics, evaluation, moments, pair_diagnostics, train
 from jepa import main as cli
 from jepa.parts import build
 
@@ -45,6 +45,24 @@ def training(config):
     return dispatch
 
 
+def in_a_run(config):
+    """What a default run diagnoses: gradients of single terms, and the embeddings of an evaluation, all roles."""
+    parts = build(config)
+    run, rows = parts.init(), parts.source.indices(0)
+    dim, num = config.encoder.num_readouts * config.encoder.readout_dim, config.batch_size
+    shapes = {"context": (3 * num, dim), "target": (num, dim), "predicted": (num, dim)}
+    embeddings = {role: jax.random.normal(jax.random.key(1), shape) for role, shape in shapes.items()}
+    add, finish = jax.jit(evaluation.add_to_diagnosis), jax.jit(evaluation.finish_diagnosis)
+
+    def embeddings_diagnosed():
+        diagnosis = evaluation.start_diagnosis(embeddings, jax.random.key(0))
+        for _ in range(-(-config.eval_examples // num)):
+            diagnosis = add(diagnosis, embeddings)
+        return finish(diagnosis, run)
+
+    return {"gradients of single terms": lambda: parts.diagnose(run, rows), "an evaluation's": embeddings_diagnosed}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"))
@@ -66,6 +84,7 @@ def main() -> None:
         "all rows added": lambda: add(z, key),
         "finished": lambda: finish(seen),
         "one eigvalsh": lambda: eigenvalues(seen.scatter.matrix),
+        **in_a_run(config),
     }
     seconds = timed(calls, options.repetitions)
     steps = [dispatch / config.steps_per_call for dispatch in seconds.pop("training")]
@@ -75,7 +94,12 @@ def main() -> None:
     print("| | ms | least |\n|---|---|---|")
     for name, times in {f"training step, batch {config.batch_size}": steps, **seconds}.items():
         print(f"| {name} | {1e3 * statistics.median(times):.0f} | {1e3 * min(times):.0f} |")
-    print(f"\none diagnosis is {ratio:.2f} training steps ({low:.2f} to {high:.2f})")
+    every = {"gradients of single terms": config.diagnose_every, "an evaluation's": config.eval_every}
+    shares = [sum(seconds[name][i] / cadence for name, cadence in every.items()) / step for i, step in enumerate(steps)]
+    print(
+        f"\nall diagnostics of a default run, at its cadence, add {100 * statistics.median(shares):.2f} % to its steps"
+    )
+    print(f"one diagnosis is {ratio:.2f} training steps ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":
