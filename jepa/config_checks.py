@@ -15,14 +15,16 @@ from jepa.losses import univariate
 # stretches the schedules of the learning rate and of the teacher to the new length.
 MAY_CHANGE = (
     *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples", "diagnose_every"),
-    *("checkpoint_every", "keep_checkpoints", "max_bad_steps", "early_stopping", "abort"),
+    *("checkpoint_every", "keep_checkpoints", "max_bad_steps", "abort"),
     *("probe", "cache_dir", "platform"),
 )
+PATIENCE_MAY_CHANGE = ("early_stopping.patience", "early_stopping.min_delta", "early_stopping.warmup_steps")
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
-    *("init_from", "init_parts", "init_batches", "freeze"),
+    *("init_from", "init_parts", "init_batches", "freeze", "early_stopping"),
     *("data", "encoder", "quantizer", "objective", "weights", "optimizer"),
 )
+HELD_OUT = ("val/", "diag/", "codes/")
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
     *("checkpoint_every", "keep_checkpoints", "diagnose_every", "max_bad_steps", "init_batches"),
@@ -54,7 +56,9 @@ def check(config: ConfigDict) -> None:
                 f"{config.target_ema} and 1"
             )
     early_stopping.check(**config.early_stopping)
-    early_stopping.conditions(config.abort)
+    for key, metric in held_out_metrics(config):
+        if not metric.startswith(HELD_OUT):
+            raise ValueError(f"config.{key} names {metric!r}; a held-out figure starts with {' or '.join(HELD_OUT)}")
     check_cadences(config)
 
 
@@ -70,11 +74,15 @@ def check_best_metric(name: str, terms: list[str]) -> None:
         raise ValueError(f"config.best_metric is {name!r}, which is better the higher it is; the best is the lowest")
 
 
+def held_out_metrics(config: ConfigDict) -> list[tuple[str, str]]:
+    """The held-out figures that end a run, with the keys that name them. Raises ValueError for what is no condition."""
+    conditions = early_stopping.conditions(config.abort)
+    return [("early_stopping.metric", config.early_stopping.metric), *(("abort", c.metric) for c in conditions)]
+
+
 def check_measured(config: ConfigDict, held_out: Mapping[str, float]) -> None:
     """Raises ValueError where an evaluation did not measure what a key of the config names after all."""
-    wanted = {"best_metric": config.best_metric, "early_stopping.metric": config.early_stopping.metric}
-    conditions = early_stopping.conditions(config.abort)
-    for key, name in [*wanted.items(), *(("abort", condition.metric) for condition in conditions)]:
+    for key, name in [("best_metric", config.best_metric), *held_out_metrics(config)]:
         if name not in held_out:
             raise ValueError(f"config.{key} names {name!r}, which is not measured: {registry.nearest(name, held_out)}")
 
@@ -86,6 +94,11 @@ def check_cadences(config: ConfigDict) -> None:
             raise ValueError(
                 f"config.{name} {config[name]} must be a multiple of steps_per_call {config.steps_per_call}"
             )
+    if config.log_every > config.checkpoint_every:
+        raise ValueError(
+            f"config.log_every {config.log_every} must be at most checkpoint_every {config.checkpoint_every}, so that "
+            "the checkpoint before a step that went wrong is still there when it is seen"
+        )
     if config.checkpoint_every % config.eval_every:
         raise ValueError(
             f"config.checkpoint_every {config.checkpoint_every} must be a multiple of eval_every {config.eval_every}, "
@@ -95,7 +108,8 @@ def check_cadences(config: ConfigDict) -> None:
 
 def check_same_run(config: ConfigDict, workdir: Path) -> None:
     """Raises ValueError listing the keys in which the run saved in `workdir` has another config."""
-    changed = run_folder.config_differences(run_folder.read_config(workdir), as_json(config), MAY_CHANGE)
+    may_change = (*MAY_CHANGE, *PATIENCE_MAY_CHANGE)
+    changed = run_folder.config_differences(run_folder.read_config(workdir), as_json(config), may_change)
     if changed:
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(changed)}. Use those values, or another --workdir"

@@ -3,7 +3,7 @@
 Prints findings, most serious first, each with its evidence, its cause and a remedy as keys of the config. The exit code
 is 0 for a healthy run (one with notes alone is), 1 where there is a warning or worse, and 2 for a folder that is not
 one of a run. The rules are `jepa.findings_rules.RULES`. `--replay <event>` takes a step again that the flight recorder
-kept, and says where it went wrong.
+kept, and says where it went wrong; its exit code is 0.
 """
 
 from __future__ import annotations
@@ -69,14 +69,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.replay:
             from jepa import replay  # here, since a verdict needs no JAX program
 
+            if options.json:
+                raise ValueError("--replay prints for a person: leave out --json")
             replay.print_replay(workdir, options.replay)
-            sys.exit(1)
+            sys.exit(0)
         record = findings.read(workdir)
     except (ValueError, OSError) as error:
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)
     found, unjudged = findings.examine(record), findings.unjudged(record)
-    choice = checkpoint_choice.choose(record)
+    folders = (workdir / "checkpoints").glob("*")
+    choice = checkpoint_choice.choose(record, [int(folder.name) for folder in folders if folder.name.isdecimal()])
     if options.json:
         print(as_json(found, unjudged, record.step, choice))
     else:

@@ -88,11 +88,15 @@ def _condition(text: Any) -> Condition:
     return Condition(fields["metric"], fields["sign"], limit, int(fields["after"]))
 
 
-def broken(wanted: Iterable[Condition], step: int, measured: Mapping[str, float]) -> str | None:
-    """The first condition that holds, in words with its value, or None. A NaN is neither above nor below."""
-    for metric, sign, limit, after in wanted:
-        value = measured[metric]
-        if step >= after and (value < limit if sign == "<" else value > limit):
-            since = f" after {after}" if after else ""
-            return f"{metric} is {value:.4g} at step {step}, and config.abort has '{metric} {sign} {limit:g}{since}'"
+def broken(texts: Iterable[str], held_out: Mapping[str, float], step: int) -> str | None:
+    """The first condition that holds of the figures just measured, none if there are none. A NaN is on neither side."""
+    for text, (metric, sign, limit, after) in zip(texts, conditions(texts), strict=True):
+        if held_out and step >= after and (held_out[metric] < limit if sign == "<" else held_out[metric] > limit):
+            return text
     return None
+
+
+def broken_because(text: str, held_out: Mapping[str, float], step: int) -> str:
+    """A condition that holds, with the value that it holds of."""
+    metric = _condition(text).metric
+    return f"{metric} is {held_out[metric]:.4g} at step {step}, and config.abort has {text!r}"

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from jepa.findings_record import Held, Record, Series, from_to, judged, lasting, late, named, number, rising, since
+from jepa.findings_record import Held, Record, Series, from_to, judged, lasting, late, number, rising, since
 
 ROLES = ("context", "target", "projected", "views")  # predictions may well vary less than what they predict
 FREE_ROLES = ("context", "target", "views")  # projections may be of unit length by construction
@@ -98,10 +98,10 @@ def reachable(record: Record) -> float:
 
 
 def codebook_collapse(record: Record) -> Held | None:
-    """Usage below the alert at three evaluations or more, and a tenth of them."""
+    """Usage below the alert at three evaluations or more, and a tenth of them, the second half not without one."""
     usage, alert = judged(record, "codes/usage"), USAGE * reachable(record)
     low = usage.values < alert
-    if low.sum() < max(3, len(low) / 10):
+    if low.sum() < max(3, len(low) / 10) or not low[len(low) // 2 :].any():
         return None
     return Held(
         int(usage.steps[np.argmax(low)]),
@@ -153,8 +153,6 @@ def codebooks_disagree(record: Record) -> Held | None:
 
 def decoder_out_of_distribution(record: Record) -> Held | None:
     """Predicted and encoded latents of different length, where something is decoded."""
-    if not any(named(record, pattern) for pattern in ("loss/decoder*", "loss/reconstruction*", "detached/decoder*")):
-        return None
     predicted, target = judged(record, "diag/predicted/norm"), judged(record, "diag/target/norm")
     if len(predicted.values) != len(target.values) or not len(target.values):
         return None

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from jepa.findings_latents import ROLES
 from jepa.findings_record import (
     Held,
     Record,
@@ -69,6 +70,8 @@ def sigreg_inert(record: Record) -> Held | None:
     series = late(record, "loss/sigreg", 4)
     if series is None or weight(record, "sigreg") <= 0:
         return None
+    if "objective.statistic" in record.config and record.config["objective.statistic"] != "epps_pulley":
+        return None  # the levels below are those of its T / N
     first, middle = float(np.median(record.series["loss/sigreg"].values[:2])), median(series)
     on_sphere = SPHERE[0] < middle < SPHERE[1]
     if not (on_sphere or middle > SATURATED) or not np.std(series.values) < FLAT * middle:
@@ -145,8 +148,9 @@ def regulariser_dominated(record: Record) -> Held | None:
     """All trained regularisers together have next to no share, at a rank below that of healthy runs."""
     on = [term for term in REGULARISERS if weight(record, term) > 0]
     shares = [late(record, f"share/{term}") for term in on]
-    ratios = {name: record.series[name].values[-1] for name in named(record, "diag/*/rank_ratio")}
-    if not on or any(share is None for share in shares):
+    names = [f"diag/{role}/rank_ratio" for role in ROLES]
+    ratios = {name: record.series[name].values[-1] for name in names if name in record.series}
+    if not on or not ratios or any(share is None for share in shares):
         return None
     lowest, together = min(ratios, key=ratios.get), sum(map(median, shares))
     if not (together < DOMINATED and ratios[lowest] < LOW_RANK):

@@ -215,7 +215,7 @@ RULES = (
     Rule(
         "decoder-out-of-distribution",
         "warning",
-        ("diag/predicted/norm", "diag/target/norm"),
+        ("*/decoder*", "diag/predicted/norm", "diag/target/norm"),
         latents.decoder_out_of_distribution,
         "The decoder is trained on encoded latents and fed predicted ones of another length.",
         "normalise both alike, or anchor both by weights.norm_anchor",

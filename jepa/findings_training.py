@@ -63,14 +63,17 @@ def learning_rate_too_high(record: Record) -> Held | None:
 
 
 def term_starved(record: Record) -> Held | None:
-    """A trained term without a share of the gradient; not a regulariser, which has none once it is met."""
+    """Trained terms without a share of the gradient; not regularisers, which have none once they are met."""
+    starved: list[str] = []
+    since = record.step
     for name in named(record, "grad_share/*"):
         term, share = name.removeprefix("grad_share/"), late(record, name, 2)
-        if share is None or term in REGULARISERS or not share.values.max() < STARVED:
+        if share is None or term in (*REGULARISERS, "quantizer") or not share.values.max() < STARVED:
             continue
+        since = min(since, int(share.steps[0]))
         most = f"{name} {number(share.values.max())} at most since step {share.steps[0]}"
-        return Held(int(share.steps[0]), f"{most}, at weights.{term} {number(weight(record, term))}")
-    return None
+        starved.append(f"{most}, at weights.{term} {number(weight(record, term))}")
+    return Held(since, "; ".join(starved)) if starved else None
 
 
 def clipping_saturated(record: Record) -> Held | None:

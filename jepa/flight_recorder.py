@@ -33,9 +33,10 @@ class Event(NamedTuple):
     """`step`: its number in the record, so that its batch is `indices(step - 1)`. `kind`: one of `KINDS`.
 
     `reason`: a sentence. `rows`: the batch. `key`: the data of the run's key, from which those of the step follow.
-    `ledger`: every metric of the step, as the record writes numbers; of an abort, the held-out figures. `trail`: step,
-    loss and gradient norm of the steps up to it since the last line of the record. `checkpoint`: the newest saved step
-    before it, None where there is none: then it is replayed from the beginning.
+    `ledger`: every metric of the step, as the record writes numbers; of an abort, the last line and held-out figures.
+    `trail`: step, loss and gradient norm of the steps up to it since the last line of the record. `checkpoint`: the
+    newest saved step before it, None where there is none: then it is replayed from the beginning. `num_steps`: how long
+    the run was to be, which its schedules stretch to.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Event(NamedTuple):
     ledger: dict[str, Any]
     trail: dict[str, list]
     checkpoint: int | None
+    num_steps: int
 
 
 def find(
@@ -81,6 +83,7 @@ def event(
     source: Source,
     key: Array,
     saved: Sequence[int],
+    num_steps: int,
 ) -> Event:
     """The event of one step of the history `seen`. saved: the steps that have a checkpoint."""
     step = first_step + index
@@ -94,21 +97,23 @@ def event(
         ledger={name: json_number(values[index]) for name, values in seen.items()},
         trail={"step": list(range(first_step, step + 1)), **trail},
         checkpoint=max((earlier for earlier in saved if earlier < step), default=None),
+        num_steps=num_steps,
     )
 
 
-def abort(reason: Exception, state: TrainState, held_out: Mapping[str, float], source: Source) -> Event:
+def abort(reason: str, state: TrainState, measured: Mapping[str, float], num_steps: int, source: Source) -> Event:
     """The event of a run that ends at this state, which is saved, for a reason that its held-out figures gave."""
     step = int(state.step)
     return Event(
         step=step,
         kind="abort",
-        reason=str(reason),
+        reason=reason,
         rows=np.asarray(source.indices(step)).tolist(),
         key=np.asarray(jax.random.key_data(state.key)).tolist(),
-        ledger={name: json_number(value) for name, value in held_out.items()},
+        ledger={name: json_number(value) for name, value in measured.items()},
         trail={},
         checkpoint=step,
+        num_steps=num_steps,
     )
 
 

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jepa.optimizer import stop_frozen
 from jepa.paths import path_name
-from jepa.state import TrainState, step_keys
-from jepa.train_step import trained_terms
+from jepa.state import TrainState
+from jepa.train_step import forward, trained_terms
 from jepa.types import Array, Batch, Objective, PyTree
 
 Diagnose = Callable[[TrainState, Batch], dict[str, Array]]
@@ -52,12 +51,7 @@ def make_diagnose(
     names = trained_terms(weights)
 
     def weighted_terms(state: TrainState, batch: Batch, params: PyTree) -> Array:
-        keys = step_keys(state)
-        params = stop_frozen(params, freeze)
-        moment = dict(step=state.step, train=True)
-        fixed = (state.target_params, state.objective_state)
-        latents, objective_state = objective.trunk(params, *fixed, batch, key=keys.trunk, **moment)
-        out = objective.loss(params, fixed[0], objective_state, latents, batch, key=keys.loss, **moment)
+        _, out = forward(objective, state, batch, params, freeze)
         return jnp.stack([weights[name] * out.terms[name] for name in names])
 
     def diagnose(state: TrainState, batch: Batch) -> dict[str, Array]:

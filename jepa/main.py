@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jepa import backend, dry_run, registry, train
+from jepa import backend, dry_run, early_stopping, registry, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run: a file of configs/, with variants after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; runs/<config file>[-<variants>] if not given.")
@@ -131,7 +131,7 @@ def run() -> None:
     except train.Interrupted as stop:
         print(f"jepa: {stop}")
         sys.exit(128 + stop.signal)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, early_stopping.Aborted) as error:
         logging.info("", exc_info=True)  # the traceback, for whoever asks with --verbosity=0
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,11 @@ def parse(profile: str | None, num_steps: int) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def dispatches(traced: tuple[int, int], steps_per_call: int) -> tuple[int, int]:
+    """The steps at which the first dispatch that holds a step to trace begins, and the last one ends."""
+    return traced[0] // steps_per_call * steps_per_call, -(-traced[1] // steps_per_call) * steps_per_call
+
+
 def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdir: Path, pending: PyTree) -> None:
     """Called between dispatches: starts and stops the profiler around those that hold the steps to trace.
 
@@ -26,7 +31,7 @@ def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdi
     """
     if traced is None:
         return
-    first, last = traced[0] // steps_per_call * steps_per_call, -(-traced[1] // steps_per_call) * steps_per_call
+    first, last = dispatches(traced, steps_per_call)
     if step in (first, last):
         jax.block_until_ready(pending)
     if step == first:
@@ -34,3 +39,12 @@ def trace(traced: tuple[int, int] | None, step: int, steps_per_call: int, workdi
     if step == last:
         jax.profiler.stop_trace()
         print(f"traced steps {first} to {last} into {workdir / 'profile'}")
+
+
+def close(traced: tuple[int, int] | None, step: int, steps_per_call: int) -> None:
+    """Called when the run ends: a trace that is being taken keeps what it has."""
+    if traced is None:
+        return
+    first, last = dispatches(traced, steps_per_call)
+    if first <= step < last:
+        jax.profiler.stop_trace()

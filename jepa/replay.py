@@ -20,12 +20,10 @@ import rich.progress
 from jax.experimental import checkify
 from ml_collections import ConfigDict
 
-from jepa import backend, checkpoint, flight_recorder, history, metrics, paths, run_folder, state, train
+from jepa import backend, checkpoint, flight_recorder, history, metrics, paths, run_folder, state, train, train_step
 from jepa.flight_recorder import Event
-from jepa.optimizer import stop_frozen
 from jepa.parts import Parts, build
 from jepa.start import start_from
-from jepa.train_step import trained_terms
 from jepa.types import Array, Batch, PyTree
 
 
@@ -42,6 +40,7 @@ def print_replay(workdir: Path, name: str) -> None:
     event = flight_recorder.read(workdir, name)
     print(event.reason)
     config = ConfigDict(run_folder.read_config(workdir))
+    config.num_steps = event.num_steps  # a run that was extended since had other schedules then
     backend.select_platform(config.platform)
     backend.use_compile_cache(config.cache_dir)
     parts = build(config)
@@ -95,7 +94,7 @@ def compare(event: Event, again: dict[str, Any]) -> str:
 def terms_table(parts: Parts, event: Event, gradients: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each trained term: its value at the event, and the norm of its gradient on the trunk."""
     rows = []
-    for name in trained_terms(parts.weights):
+    for name in train_step.trained_terms(parts.weights):
         there = {column: event.ledger[f"{column}/{name}"] for column in ("loss", "weighted") if event.kind != "abort"}
         norms = {"gradient on the trunk": float(gradients[f"grad/{name}"])}
         rows.append({"term": name} | there | norms | {"share": float(gradients[f"grad_share/{name}"])})
@@ -104,12 +103,8 @@ def terms_table(parts: Parts, event: Event, gradients: dict[str, Any]) -> list[d
 
 def weighted_terms(parts: Parts, freeze: tuple[str, ...], run: state.TrainState, batch: Batch, params: PyTree) -> tuple:
     """Weighted terms by name, and the latents they are made of, as the training step computes them."""
-    keys, moment = state.step_keys(run), dict(step=run.step, train=True)
-    params = stop_frozen(params, freeze)
-    fixed = (run.target_params, run.objective_state)
-    latents, objective_state = parts.objective.trunk(params, *fixed, batch, key=keys.trunk, **moment)
-    out = parts.objective.loss(params, fixed[0], objective_state, latents, batch, key=keys.loss, **moment)
-    return {name: parts.weights[name] * out.terms[name] for name in trained_terms(parts.weights)}, latents
+    latents, out = train_step.forward(parts.objective, run, batch, params, freeze)
+    return {name: parts.weights[name] * out.terms[name] for name in train_step.trained_terms(parts.weights)}, latents
 
 
 def look(terms: Callable, run: state.TrainState, batch: Batch) -> Iterator[Stage]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa import report_figures, report_gallery, report_page, report_probes, report_run, run_folder
+from jepa import backend, checkpoint, report_figures, report_gallery, report_page, report_probes, report_run, run_folder
 from jepa.code_tokens import token_of_cells
 from jepa.report_run import Run
 
@@ -33,11 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _Parser("python -m jepa.report", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, finished or in progress")
     parser.add_argument("--output", type=Path, help="the page; report.html in the first folder if not given")
+    parser.add_argument("--checkpoint", default="latest", help="of the gallery: latest, best, or a step")
     try:
         options = parser.parse_args(argv)
         workdirs = [workdir.expanduser() for workdir in options.runs]
         output = workdirs[0] / "report.html" if options.output is None else options.output.expanduser()
-        runs = write(workdirs, output)
+        step = int(options.checkpoint) if options.checkpoint.isdecimal() else options.checkpoint
+        backend.select_platform("cpu")  # a page needs no GPU, which a run may be using
+        runs = write(workdirs, output, step)
     except (ValueError, OSError) as error:
         print(f"jepa: {error}", file=sys.stderr)
         sys.exit(2)
@@ -48,18 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"done: {output}")
 
 
-def write(workdirs: Sequence[Path], output: Path) -> list[Run]:
+def write(workdirs: Sequence[Path], output: Path, step: checkpoint.Step = "latest") -> list[Run]:
     """Writes the page of the runs; returns what was read of them. Raises ValueError for what is no folder of a run."""
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
         raise ValueError("the same run is named twice: name each folder once")
     runs = [report_run.read(*both) for both in zip(workdirs, report_run.names(workdirs), strict=True)]
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise ValueError(f"--output {output} must be the name of a file in a folder that exists")
-    run_folder.atomic_write_text(output, render(runs, *collect_galleries(runs)))
+    run_folder.atomic_write_text(output, render(runs, *collect_galleries(runs, step)))
     return runs
 
 
-def collect_galleries(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def collect_galleries(runs: Sequence[Run], step: checkpoint.Step) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The gallery of every run, and the grids they show, each once: `grids` and `tasks` as `page.js` reads them."""
     grids: dict[tuple, int] = {}
     drawn: list[list[Any]] = []
@@ -75,7 +78,7 @@ def collect_galleries(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[s
             drawn.append([tasks.setdefault(task, len(tasks)), 0, grid.shape[1], colours, rows, {}])
         return grids[key]
 
-    galleries = [{"name": run.name} | report_gallery.collect(run.workdir, place) for run in runs]
+    galleries = [{"name": run.name} | report_gallery.collect(run.workdir, step, place) for run in runs]
     return galleries, {"grids": drawn, "tasks": list(tasks)}
 
 

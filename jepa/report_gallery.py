@@ -49,14 +49,14 @@ class Latents(NamedTuple):
     step: int
 
 
-def collect(workdir: Path, place: Place) -> dict[str, Any]:
+def collect(workdir: Path, step: checkpoint.Step, place: Place) -> dict[str, Any]:
     """The gallery of the run in `workdir`, as JSON holds it; `missing` says in a sentence why there is none.
 
     place(grid, background, task, its object table) -> where the page keeps that grid.
     """
     try:
-        latents = read(workdir)
-    except (ValueError, OSError) as error:
+        latents = read(workdir, step)
+    except (ValueError, OSError, RuntimeError) as error:  # the last where memory is short
         said = (str(error).splitlines() or [""])[0].rstrip(".").replace(f"{workdir.absolute()}/", "")
         return {"missing": f"There is no gallery, since the run cannot be rebuilt: {said}."}
 
@@ -73,10 +73,10 @@ def collect(workdir: Path, place: Place) -> dict[str, Any]:
     }
 
 
-def read(workdir: Path) -> Latents:
+def read(workdir: Path, step: checkpoint.Step) -> Latents:
     """Raises ValueError or OSError for a run without a readable checkpoint, without its data, or of another version."""
     config = ConfigDict(run_folder.read_config(workdir))
-    saved = checkpoint.read(workdir)
+    saved = checkpoint.read(workdir, step)
     title, tasks = codes.choose_tasks(config, saved.host["validation_ids"], codes.HELD_OUT)
     backend.use_compile_cache(config.cache_dir)
     try:

@@ -75,7 +75,7 @@ def _tiles(run: Run) -> Iterable[str]:
             expected = report_run.last(run, f"{path}_expected")
             tiles.append((name, f"{value:.{digits}g}", note.format("" if expected is None else f"{expected:.3g}")))
     if best is not None:
-        tiles.append(("best checkpoint", f"{best[1]:,}", f"{metric} {best[0]:.4g}"))
+        tiles.append(("best evaluation", f"{best[1]:,}", f"{metric} {best[0]:.4g}"))
     tiles = tiles[:6]
     for name, value, note in tiles:
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"

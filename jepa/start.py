@@ -53,10 +53,14 @@ def start_from(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, list
     return run, other.host["seen_ids"]
 
 
+def is_over(config: ConfigDict, step: int, record: dict[str, Any]) -> bool:
+    """Whether the last step is trained, or patience has ended."""
+    return step >= config.num_steps or early_stopping.is_over(record["patience"], config.early_stopping.patience)
+
+
 def is_finished(config: ConfigDict, step: int, record: dict[str, Any], workdir: Path) -> bool:
     """Whether the last step is trained, or patience has ended, and the state is evaluated as the config asks."""
-    over = step >= config.num_steps or early_stopping.is_over(record["patience"], config.early_stopping.patience)
-    if not over or not (workdir / "probes.json").is_file():
+    if not is_over(config, step, record) or not (workdir / "probes.json").is_file():
         return False
     result = json.loads((workdir / "probes.json").read_text())
     same = result["step"] == step and result["final_examples"] == config.final_examples
@@ -80,7 +84,8 @@ def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
 
     `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
     last evaluation, against which the next one counts changes. `unseen` are metrics of steps that no line of the record
-    shows yet, `recent` the losses that a spike is measured against, `findings` the names of those that were printed.
+    shows yet, `recent` the losses that a spike is measured against, `findings` the names of those that were printed,
+    `aborted` the condition of `config.abort` that ended the run.
     """
     held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
     train_ids = list(parts.source.ids)
@@ -92,6 +97,7 @@ def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
         "unseen": {},
         "recent": [],
         "findings": [],
+        "aborted": None,
     }
 
 
@@ -112,6 +118,11 @@ def restore_or_start(
     if restored.step % config.steps_per_call:
         raise ValueError(
             f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
+        )
+    if restored.host["aborted"] in config.abort:
+        raise ValueError(
+            f"config.abort ended this run at step {restored.step}: {restored.host['aborted']!r} held; without it in "
+            "config.abort the run goes on"
         )
     print(f"resuming at step {restored.step}")
     patience = early_stopping.Patience(*restored.host["patience"])

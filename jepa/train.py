@@ -1,4 +1,4 @@
-"""A training run from a config: builds every part in order, then the loop. Read this first.
+"""A training run: its parts (`jepa.parts`), where it starts (`jepa.start`), then the loop. Read this first.
 
 The loop dispatches `steps_per_call` compiled steps at a time and leaves the device only to log, evaluate and save.
 Data, randomness and evaluation are functions of the step, so a run that was stopped, or killed, continues from its
@@ -7,6 +7,7 @@ last checkpoint to the same bits as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from jepa import (
     train_step,
 )
 from jepa.parts import Parts, build
-from jepa.start import OF_THE_DATA, how_to_extend, is_finished, restore_or_start
+from jepa.start import OF_THE_DATA, how_to_extend, is_finished, is_over, restore_or_start
 from jepa.types import Array, PyTree
 
 
@@ -132,6 +133,8 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
         print("data: " + ", ".join(facts), *config_checks.in_published_units(config), sep="\n")
         with run_folder.graceful_stop() as stop_requested:
             train_state = loop(config, parts, checkpoints, train_state, step, workdir, record, traced, stop_requested)
+        if int(train_state.step) < config.num_steps:
+            print(f"ended at step {int(train_state.step)}: {early_stopping.ended(config.early_stopping.metric)}")
         best = checkpoint.best_step(checkpoints)
         print(
             f"{config.best_metric} was never finite" if best is None else f"lowest {config.best_metric} at step {best}"
@@ -160,12 +163,14 @@ def loop(
     writer, timing = metrics.multi(files, console), metrics.jsonl(workdir / "timing.jsonl", step)
     writer.write_hparams(config_checks.as_json(config))
     train_call, watch = make_train_call(config, parts), stopwatch.start(step)
-    unseen = history.from_json(record["unseen"])  # metrics of the steps since the last line
+    unseen, line = history.from_json(record["unseen"]), {}  # metrics of the steps since the last line, and that line
     over = is_over(config, step, record)
     profiling.trace(traced, step, config.steps_per_call, workdir, train_state)
     try:
         while not over:
-            with watch.part("input"):
+            # What the host prepares while the device computes costs nothing: it waits where the last dispatch is done.
+            idle = not unseen or unseen[-1]["loss/total"].is_ready()
+            with watch.part("input") if idle else contextlib.nullcontext():
                 rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
             train_state, measured = train_call(train_state, parts.source.tables, rows)
             unseen.append(measured)
@@ -174,10 +179,10 @@ def loop(
             held_out: dict[str, float] = {}
             if step % config.log_every == 0:
                 seen, unseen = history.join(jax.device_get(unseen)), []
-                writer.write_scalars(step, log_line(config, parts, step, seen))
-                record = record | {
-                    "recent": record_events(workdir, train_state, seen, record["recent"], parts, checkpoints)
-                }
+                line = log_line(config, parts, step, seen)
+                writer.write_scalars(step, line)
+                recent = record_events(config, workdir, train_state, seen, record["recent"], parts, checkpoints)
+                record = record | {"recent": recent}
                 check_health(train_state, config, parts)
                 timing.write_scalars(step, watch.lap(step))
             if step % config.diagnose_every == 0:
@@ -189,15 +194,21 @@ def loop(
                     writer.write_scalars(step, held_out)
                     record = record | {"findings": report_findings(workdir, record["findings"])}
             over = is_over(config, step, record)
-            stop = reason_to_stop(config, step, held_out, stop_requested())
-            if step % config.checkpoint_every == 0 or over or stop:
-                kept = record | {"unseen": history.as_json(jax.device_get(unseen))}
+            broken = early_stopping.broken(config.abort, held_out, step)
+            signal_name = stop_requested()
+            if step % config.checkpoint_every == 0 or over or broken or signal_name:
+                kept = record | {"unseen": history.as_json(jax.device_get(unseen)), "aborted": broken}
                 checkpoint.save(checkpoints, step, train_state, kept, held_out)
-            if isinstance(stop, early_stopping.Aborted):
-                keep_event(workdir, flight_recorder.abort(stop, train_state, held_out, parts.source), checkpoints)
-            if stop:
-                raise stop
+            if broken:
+                reason = early_stopping.broken_because(broken, held_out, step)
+                measured = line | held_out
+                event = flight_recorder.abort(reason, train_state, measured, config.num_steps, parts.source)
+                keep_event(workdir, event, checkpoints)
+                raise early_stopping.Aborted(reason)
+            if signal_name:
+                raise Interrupted(signal_name, step)
     finally:
+        profiling.close(traced, step, config.steps_per_call)
         writer.close()
         timing.close()
     return train_state
@@ -210,6 +221,7 @@ def log_line(config: ConfigDict, parts: Parts, step: int, seen: history.History)
 
 
 def record_events(
+    config: ConfigDict,
     workdir: Path,
     train_state: state.TrainState,
     seen: history.History,
@@ -223,7 +235,15 @@ def record_events(
     for index, kind, reason in found:
         saved = checkpoint.steps(checkpoints)
         event = flight_recorder.event(
-            index, kind, reason, first_step=first, seen=seen, source=parts.source, key=train_state.key, saved=saved
+            index,
+            kind,
+            reason,
+            first_step=first,
+            seen=seen,
+            source=parts.source,
+            key=train_state.key,
+            saved=saved,
+            num_steps=config.num_steps,
         )
         keep_event(workdir, event, checkpoints)
     return recent
@@ -257,24 +277,9 @@ def evaluate(
     return held_out, record | {"patience": patience}
 
 
-def is_over(config: ConfigDict, step: int, record: dict[str, Any]) -> bool:
-    """Whether the last step is trained, or patience has ended."""
-    return step >= config.num_steps or early_stopping.is_over(record["patience"], config.early_stopping.patience)
-
-
-def reason_to_stop(
-    config: ConfigDict, step: int, held_out: dict[str, float], signal_name: str | None
-) -> Exception | None:
-    """Why the run cannot go on: a condition of `config.abort` on what was just measured, or a signal."""
-    conditions = early_stopping.conditions(config.abort) if held_out else []
-    if broken := early_stopping.broken(conditions, step, held_out):
-        return early_stopping.Aborted(broken)
-    return Interrupted(signal_name, step) if signal_name else None
-
-
 def report_findings(workdir: Path, printed: list[str]) -> list[str]:
     """Prints what the doctor finds in the record so far and has not said before; returns all that has been said."""
-    new = [finding for finding in findings.examine(findings.read(workdir)) if finding.name not in printed]
+    new = findings.new_findings(findings.examine(findings.read(workdir)), printed)
     for finding in new:
         print(findings.as_text(finding))
     return [*printed, *(finding.name for finding in new)]

@@ -15,7 +15,7 @@ import optax
 from jepa.optimizer import stop_frozen
 from jepa.representation import teacher_params
 from jepa.state import Health, TrainState, step_keys
-from jepa.types import Array, Batch, LossOutput, Objective
+from jepa.types import Array, Batch, LossOutput, Objective, PyTree
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
@@ -45,6 +45,17 @@ def ledger(terms: Mapping[str, Array], weights: Mapping[str, float | None]) -> t
     return total, metrics
 
 
+def forward(
+    objective: Objective, state: TrainState, batch: Batch, params: PyTree, freeze: tuple[str, ...]
+) -> tuple[PyTree, LossOutput]:
+    """The latents and losses of the step that `state` would take on this batch, as functions of `params`."""
+    keys, moment = step_keys(state), dict(step=state.step, train=True)
+    params = stop_frozen(params, freeze)
+    fixed = (state.target_params, state.objective_state)
+    latents, objective_state = objective.trunk(params, *fixed, batch, key=keys.trunk, **moment)
+    return latents, objective.loss(params, fixed[0], objective_state, latents, batch, key=keys.loss, **moment)
+
+
 def make_train_step(
     objective: Objective,
     weights: Mapping[str, float | None],
@@ -61,17 +72,8 @@ def make_train_step(
     check_weights(weights, objective)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        keys = step_keys(state)
-
         def total_loss(params):
-            params = stop_frozen(params, freeze)
-            fixed = (state.target_params, state.objective_state)
-            latents, objective_state = objective.trunk(
-                params, *fixed, batch, key=keys.trunk, step=state.step, train=True
-            )
-            out = objective.loss(
-                params, fixed[0], objective_state, latents, batch, key=keys.loss, step=state.step, train=True
-            )
+            _, out = forward(objective, state, batch, params, freeze)
             total, metrics = ledger(out.terms, weights)
             return total, (out, metrics)
 

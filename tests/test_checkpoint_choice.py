@@ -43,3 +43,11 @@ def test_views_have_their_own_figures_and_a_missing_one_is_no_choice():
     assert choice.step == 20
     assert "step 20 of 2 evaluations (error 0.4, scale 1, rank 0.3)" in as_text(choice)
     assert choose(record_of([{"step": 1, "val/prediction/copy_ratio": 1.0}], {"num_steps": 1})) is None
+
+
+def test_it_is_chosen_among_those_that_are_kept():
+    figures = ([0.9, 0.3, 0.4], [0.5, 1.0, 0.9], [0.1, 0.3, 0.2])
+    choice = choose(record(*figures), kept=[10, 30])
+    assert (choice.step, choice.best) == (30, 20)
+    assert "take is step 30" in as_text(choice) and "step 20 was better and is not kept" in as_text(choice)
+    assert choose(record(*figures), kept=[]) is None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa.early_stopping import Patience, broken, check, conditions, is_over, watch
+from jepa.early_stopping import Patience, broken, broken_because, check, conditions, is_over, watch
 
 OPTIONS = dict(min_delta=0.0, mode="min", warmup_steps=0)
 VALUES = st.lists(st.floats(-10, 10) | st.just(math.nan), min_size=1, max_size=20)
@@ -60,14 +60,17 @@ def test_the_state_survives_json():
 
 
 def test_conditions_hold_from_their_step_on():
-    wanted = conditions(["codes/usage < 0.08 after 100", "val/infonce > 9"])
+    wanted = ["codes/usage < 0.08 after 100", "val/infonce > 9"]
     fine = {"codes/usage": 0.5, "val/infonce": 1.0}
-    assert broken(wanted, 100, fine) is None
-    assert broken(wanted, 99, fine | {"codes/usage": 0.01}) is None
-    said = broken(wanted, 100, fine | {"codes/usage": 0.01})
+    low = fine | {"codes/usage": 0.01}
+    assert broken(wanted, fine, 100) is None
+    assert broken(wanted, low, 99) is None
+    assert broken(wanted, low, 100) == wanted[0]
+    assert broken(wanted, fine | {"val/infonce": 9.5}, 1) == wanted[1]
+    assert broken(wanted, dict.fromkeys(fine, math.nan), 200) is None
+    assert broken(wanted, {}, 200) is None  # between evaluations nothing is known
+    said = broken_because(wanted[0], low, 100)
     assert said == "codes/usage is 0.01 at step 100, and config.abort has 'codes/usage < 0.08 after 100'"
-    assert "val/infonce is 9.5 at step 1" in broken(wanted, 1, fine | {"val/infonce": 9.5})
-    assert broken(wanted, 200, dict.fromkeys(fine, math.nan)) is None
 
 
 @pytest.mark.parametrize("text", ["usage", "usage <", "usage < low", "usage <= 1", "usage < 1 after x", "", 3])

@@ -363,3 +363,10 @@ def test_none_is_a_value_where_the_config_has_a_word_and_no_value_elsewhere():
     assert main.turns_off(config, "--config.weights.sigreg=none")
     assert main.turns_off(config, "--config.init_from=None")
     assert not main.turns_off(config, "--workdir=none")
+
+
+@pytest.mark.slow
+def test_a_condition_that_ends_a_run_is_one_sentence(tmp_path):
+    done = run(tmp_path / "run", "--config.abort=('val/prediction > 0',)")
+    assert done.returncode == 2
+    assert done.stderr.startswith("jepa: val/prediction is ") and "Traceback" not in done.stderr
