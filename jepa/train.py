@@ -169,8 +169,7 @@ def loop(
     try:
         while not over:
             # What the host prepares while the device computes costs nothing: it waits where the last dispatch is done.
-            idle = not unseen or unseen[-1]["loss/total"].is_ready()
-            with watch.part("input") if idle else contextlib.nullcontext():
+            with watch.part("input") if train_state.step.is_ready() else contextlib.nullcontext():
                 rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
             train_state, measured = train_call(train_state, parts.source.tables, rows)
             unseen.append(measured)
