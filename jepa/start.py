@@ -119,11 +119,11 @@ def restore_or_start(
         raise ValueError(
             f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
         )
-    if restored.host["aborted"] in config.abort:
+    record = host_record(parts, []) | restored.host  # a run of an earlier version remembers less
+    if record["aborted"] in config.abort:
         raise ValueError(
-            f"config.abort ended this run at step {restored.step}: {restored.host['aborted']!r} held; without it in "
+            f"config.abort ended this run at step {restored.step}: {record['aborted']!r} held; without it in "
             "config.abort the run goes on"
         )
     print(f"resuming at step {restored.step}")
-    patience = early_stopping.Patience(*restored.host["patience"])
-    return restored.state, restored.step, restored.host | {"patience": patience}
+    return restored.state, restored.step, record | {"patience": early_stopping.Patience(*record["patience"])}
