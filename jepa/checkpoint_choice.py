@@ -1,7 +1,8 @@
 """Which checkpoint to take where there are no labels: held-out prediction error, scale and rank, together.
 
 Each alone is blind. The error falls as embeddings shrink or lose dimensions; rank rises with noise; neither sees a norm
-that drifts. How well the three together agree with probes: `experiments/checkpoint_choice.py`.
+that drifts. A guard against collapse, and no more: in small runs its order is not told apart from one that knows
+nothing of the probes (`experiments/checkpoint_choice.py`).
 """
 
 from __future__ import annotations
