@@ -370,3 +370,9 @@ def test_a_condition_that_ends_a_run_is_one_sentence(tmp_path):
     done = run(tmp_path / "run", "--config.abort=('val/prediction > 0',)")
     assert done.returncode == 2
     assert done.stderr.startswith("jepa: val/prediction is ") and "Traceback" not in done.stderr
+
+
+def test_a_config_finds_its_neighbours_wherever_the_command_is_run(tmp_path):
+    program = f"from jepa.main import load_config; print(load_config({str(ROOT / 'configs/infonce.py')!r}).seed)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
