@@ -51,6 +51,7 @@ def test_embeddings_are_described_over_all_batches_together():
     assert "diag/target_drift" not in metrics  # there is no teacher
 
 
+@pytest.mark.slow
 def test_a_predictor_that_copies_has_not_moved_and_a_fresh_teacher_has_not_drifted():
     _, state, evaluate = evaluated("configs/infonce.py:tiny", 1, context="last")  # the last embedding is all it says
     metrics = evaluate(state, 16).metrics
@@ -62,6 +63,7 @@ def test_a_predictor_that_copies_has_not_moved_and_a_fresh_teacher_has_not_drift
     assert 0.3 < evaluate(later, 16).metrics["diag/target_drift"] < 1 / 3 + 1e-6  # 0.5 / 1.5 of most parameters
 
 
+@pytest.mark.slow
 def test_views_of_one_example_are_told_from_those_of_others():
     parts, state, evaluate = evaluated("configs/lejepa.py:tiny,views")
     metrics = evaluate(state, 32).metrics
@@ -97,6 +99,7 @@ def test_demo_gain_is_one_less_the_ratio_of_mean_errors_with_whole_tasks_resampl
     assert width_copied == pytest.approx(width, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_probes_are_given_the_space_in_which_the_prediction_lives():
     parts, state, _ = evaluated()
     embed, predict = evaluation.embedders(parts.objective, state)["pooled"]

@@ -101,6 +101,7 @@ def test_every_term_has_a_gradient_on_the_online_encoder_and_none_on_the_teacher
         assert (float(gradient["heads"]["log_tau"]) != 0) == (name == "infonce"), name
 
 
+@pytest.mark.slow
 def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_nothing():
     parts, state = built()
     state = moved_teacher(state)
@@ -216,6 +217,7 @@ def test_the_contrast_may_be_symmetric_and_the_predictor_without_parameters():
     assert after.params["heads"]["predictor"] == after.target_params["heads"]["predictor"] == {}
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_leaves_queue_and_teacher_alone():
     parts, state = built()
     state, batch = moved_teacher(state), batch_at(parts, 0)
@@ -245,6 +247,7 @@ def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palet
     assert off and not [name for name in metrics if name.removeprefix("val/").split("/")[0] in off]
 
 
+@pytest.mark.slow
 def test_listed_negatives_are_seen_by_the_teacher_and_one_that_shows_the_target_counts_for_nothing():
     parts, state = built(**{"data.num_negatives": 2})
     state, source = moved_teacher(state), parts.source.validation["arc_same_task"]

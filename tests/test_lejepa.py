@@ -74,6 +74,7 @@ def test_gradients_pass_through_both_ends():
         assert max(jnp.abs(g).max() for g in jax.tree.leaves(gradient)) > 1e-5, side
 
 
+@pytest.mark.slow
 def test_a_teacher_gives_the_target_and_gets_no_gradient():
     parts, state, batch = built("tiny,teacher")
     moved = jax.tree.map(lambda x: 1.1 * x, state.target_params)

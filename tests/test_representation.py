@@ -119,6 +119,7 @@ def test_a_step_updates_the_state_once_and_evaluation_never(name):
         assert (1 - 0.1 / 32 - 1e-5) * total <= float(second["counts"].sum()) <= (1 + 1e-5) * total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_one_quantizer_serves_the_teacher_as_well(name):
     parts, run, batch = built(f"tiny,teacher,{name}")
@@ -210,6 +211,7 @@ def small_run(tmp_path, name):
     return metrics.read_record(tmp_path / name / "metrics.jsonl")
 
 
+@pytest.mark.slow
 def test_a_run_records_jump_and_churn_and_a_resumed_one_the_same(tmp_path, monkeypatch):
     rows = small_run(tmp_path, "whole")
     jumps = [row["codes/jump"] for row in rows if "codes/jump" in row]

@@ -116,6 +116,7 @@ def test_the_total_is_the_weighted_sum_and_shares_add_up_to_one():
     assert total == 2.0 and "loss/b" not in metrics
 
 
+@pytest.mark.slow
 def test_a_weight_of_zero_trains_like_none_but_is_reported():
     state, batch = parts().init(), batch_at(0)
     _, metrics_off = jax.jit(make_step(weights={"prediction": 1.0, "sigreg": None}))(state, batch)
@@ -211,6 +212,7 @@ def test_a_frozen_path_that_matches_nothing_is_named():
         build(tiny(freeze=("trunk/encodr",))).init()
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_the_same_losses_and_hands_over_float32():
     low = build(tiny(compute_dtype="bfloat16"))
     state, batch = parts().init(), batch_at(0)
