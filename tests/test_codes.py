@@ -293,6 +293,7 @@ def data(page):
     return json.loads(Reader(page.read_text(encoding="utf-8")).text["json"])
 
 
+@pytest.mark.slow
 def test_the_page_stands_by_itself(page):
     text = page.read_text(encoding="utf-8")
     reader = Reader(text)
@@ -307,6 +308,7 @@ def test_the_page_stands_by_itself(page):
     assert len(text.encode()) < 5e6
 
 
+@pytest.mark.slow
 def test_counts_sum_to_the_tokens_there_are(run, data):
     record = json.loads((run / "environment.json").read_text())["starts"][-1]
     tasks = [task for task in _collections.load("arc2-clean") if task.id in record["validation_ids"]]
@@ -326,6 +328,7 @@ def test_counts_sum_to_the_tokens_there_are(run, data):
     assert usage["all"]["once"] == counts.count(1)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_the_model_said_of_the_grids(run, data):
     model = encode.load(run)
     tasks = {task.id: task for task in _collections.load("arc2-clean")}
@@ -357,6 +360,7 @@ def test_what_is_drawn_is_what_the_model_said_of_the_grids(run, data):
     assert all(rule["before"] == rule["after"] for match in data["matches"].values() for rule in match["kept"])
 
 
+@pytest.mark.slow
 def test_symbols_and_neighbours_are_those_of_the_quantizer(run, data):
     model, saved = encode.load(run), checkpoint.read(run)
     objective = build_objective(model.config)
@@ -378,11 +382,13 @@ def test_symbols_and_neighbours_are_those_of_the_quantizer(run, data):
         assert code["code"] not in [other for other, _ in code["near"]]
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(run, page, tmp_path):
     codes.main([str(run), f"--output={tmp_path / 'again.html'}", "--checkpoint=5"])
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_collection_says_what_was_trained_on(run, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -397,6 +403,7 @@ def test_another_collection_says_what_was_trained_on(run, tmp_path):
     assert "trained on 1 of these 2 tasks" in (tmp_path / "mine.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -416,6 +423,7 @@ def test_a_mistake_is_one_sentence(run, tmp_path, capsys, arguments, said):
     assert captured.err.startswith("jepa: ") and said in captured.err and captured.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_without_codes_is_told_so(tmp_path, capsys):
     run_folder.write_config(tmp_path, config_checks.as_json(main.load_config("configs/lejepa.py:tiny")))
     with pytest.raises(SystemExit) as stop:
@@ -451,6 +459,7 @@ document.title = JSON.stringify({
 </script></body>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (500, "light")])  # 500 is the least it opens
 def test_a_browser_draws_the_page_without_a_complaint(page, data, tmp_path, width, scheme):

@@ -15,7 +15,7 @@ from jepa.data import _grid_files, _objects
 from jepa.encode import Grid
 from jepa.quantizers import fsq
 
-pytestmark = pytest.mark.slow  # they share runs that have to be trained; tests/test_codes.py encodes in the fast suite
+pytestmark = pytest.mark.slow  # they share runs that have to be trained
 
 ROOT = Path(__file__).parent.parent
 EIGHT = np.ones((3, 3), bool)

@@ -41,7 +41,9 @@ def held_out_batches(parts, num):
 def test_embeddings_are_described_over_all_batches_together():
     parts, state, evaluate = evaluated()
     metrics = evaluate(state, 48).metrics
-    pooled = [parts.objective.encode(state.params, {}, batch.context).pooled for batch in held_out_batches(parts, 3)]
+    pooled = [
+        jax.jit(parts.objective.encode)(state.params, {}, batch.context).pooled for batch in held_out_batches(parts, 3)
+    ]
     context = np.concatenate(pooled).reshape(-1, pooled[0].shape[-1])
     found = jax.jit(diagnostics.describe)(context, jax.random.fold_in(jax.random.key(0), 2**31))
     for name, value in found.items():
@@ -67,7 +69,9 @@ def test_a_predictor_that_copies_has_not_moved_and_a_fresh_teacher_has_not_drift
 def test_views_of_one_example_are_told_from_those_of_others():
     parts, state, evaluate = evaluated("configs/lejepa.py:tiny,views")
     metrics = evaluate(state, 32).metrics
-    views = [parts.objective.encode(state.params, {}, batch.views).pooled for batch in held_out_batches(parts, 2)]
+    views = [
+        jax.jit(parts.objective.encode)(state.params, {}, batch.views).pooled for batch in held_out_batches(parts, 2)
+    ]
     views = np.concatenate(views)  # [B, V, D]
     np.testing.assert_allclose(metrics["diag/views/lidar"], pair_diagnostics.lidar(views), rtol=1e-4)
     np.testing.assert_allclose(metrics["diag/alignment"], np.mean(pair_diagnostics.alignment(views)), rtol=1e-4)

@@ -62,21 +62,21 @@ def test_the_loss_tells_projected_context_from_the_projections_of_the_teacher():
     parts, state = built()
     state, batch = moved_teacher(state), batch_at(parts, 0)
     out = output(parts, state, batch)
-    anchors = parts.objective.predict(state.params, state.objective_state, batch.context)
-    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
-    positives = parts.objective.project(state.target_params, target.pooled)
+    anchors = jax.jit(parts.objective.predict)(state.params, state.objective_state, batch.context)
+    target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
+    positives = jax.jit(parts.objective.project)(state.target_params, target.pooled)
     np.testing.assert_allclose(jnp.linalg.norm(anchors, axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(positives, axis=-1), 1.0, rtol=1e-5)
     tau = temperature(state.params["heads"]["log_tau"], low=0.05, high=0.2)
     assert tau == pytest.approx(0.07)
     expected, _ = infonce(anchors, positives, batch.ids, queue_init(24, 8), tau=tau)
     np.testing.assert_allclose(out.terms["infonce"], jnp.mean(expected), rtol=1e-5)
-    context = parts.objective.encode(state.params, state.objective_state, batch.context)
+    context = jax.jit(parts.objective.encode)(state.params, state.objective_state, batch.context)
     cross, within = relational_quantiles(context.tokens, context.mask, target.tokens, target.mask, normalize="mean")
     np.testing.assert_allclose(out.terms["relational"], jnp.mean(cross), rtol=1e-5)
     np.testing.assert_allclose(out.terms["relational_context"], jnp.mean(within), rtol=1e-5)
     last = context.pooled[:, -1]
-    copied = unit(parts.objective.project(state.params, last))
+    copied = unit(jax.jit(parts.objective.project)(state.params, last))
     np.testing.assert_allclose(out.examples["copy"], jnp.sum((copied - positives) ** 2, axis=-1), rtol=1e-4)
     np.testing.assert_allclose(out.examples["prediction"], jnp.sum((anchors - positives) ** 2, axis=-1), rtol=1e-4)
 
@@ -109,8 +109,8 @@ def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_not
     said, shown = [], []
     for i in range(3):  # 48 rows through a queue of 24
         batch = batch_at(parts, i)
-        target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
-        said += list(np.asarray(parts.objective.project(state.target_params, target.pooled)))
+        target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
+        said += list(np.asarray(jax.jit(parts.objective.project)(state.target_params, target.pooled)))
         shown += list(np.asarray(batch.ids))
         state, metrics = step(state, batch)
     queue = state.objective_state["queue"]
@@ -187,8 +187,8 @@ def test_the_tokens_of_the_context_may_predict_too_and_relations_may_be_those_of
     state, batch = moved_teacher(state), batch_at(parts, 0)
     out = output(parts, state, batch)
     assert out.embeddings["predicted"].shape == out.embeddings["target"].shape
-    context = parts.objective.encode(state.params, state.objective_state, batch.context)
-    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
+    context = jax.jit(parts.objective.encode)(state.params, state.objective_state, batch.context)
+    target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
     tokens = (context.tokens, context.mask, target.tokens, target.mask)
     touching = [object_tables.contacts(observation) for observation in (batch.context, batch.target)]
     assert 0 < np.mean(touching[1]) < 0.5
@@ -204,10 +204,10 @@ def test_the_contrast_may_be_symmetric_and_the_predictor_without_parameters():
     state, batch = moved_teacher(state), batch_at(parts, 0)
     assert state.params["heads"]["predictor"] == {}
     out = output(parts, state, batch)
-    context = parts.objective.encode(state.params, state.objective_state, batch.context)
-    target = parts.objective.encode(state.target_params, state.objective_state, batch.target)
-    anchors = parts.objective.project(state.params, jnp.mean(context.pooled, axis=1))
-    positives = parts.objective.project(state.target_params, target.pooled)
+    context = jax.jit(parts.objective.encode)(state.params, state.objective_state, batch.context)
+    target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
+    anchors = jax.jit(parts.objective.project)(state.params, jnp.mean(context.pooled, axis=1))
+    positives = jax.jit(parts.objective.project)(state.target_params, target.pooled)
     expected, _ = infonce(anchors, positives, batch.ids, None, tau=jnp.float32(0.07), symmetric=True)
     np.testing.assert_allclose(out.terms["infonce"], jnp.mean(expected), rtol=1e-4)  # the queue is empty yet
     raw, _ = relational_quantiles(context.tokens, context.mask, target.tokens, target.mask, normalize="none")
@@ -255,11 +255,11 @@ def test_listed_negatives_are_seen_by_the_teacher_and_one_that_shows_the_target_
     real = batch.negative_ids != batch.ids[:, None]
     assert np.mean(real) > 0
     out = output(parts, state, batch)
-    anchors = parts.objective.predict(state.params, state.objective_state, batch.context)
+    anchors = jax.jit(parts.objective.predict)(state.params, state.objective_state, batch.context)
 
     def taught(observation):
-        encoded = parts.objective.encode(state.target_params, state.objective_state, observation)
-        return parts.objective.project(state.target_params, encoded.pooled)
+        encoded = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, observation)
+        return jax.jit(parts.objective.project)(state.target_params, encoded.pooled)
 
     listed = infonce_candidates(anchors, taught(batch.target), taught(batch.negatives), real, tau=jnp.float32(0.07))
     for name, expected in zip(("infonce", "chance", "accuracy"), listed, strict=True):

@@ -44,9 +44,9 @@ def test_the_terms_are_the_prediction_error_and_the_gaussianity_of_every_time_st
     out = output(parts, state, batch)
     assert train_step.on_terms(parts.weights) == ["prediction", "sigreg"]
     assert set(parts.weights) == set(parts.objective.terms)
-    z_context = parts.objective.encode(state.params, {}, batch.context).pooled  # [B, 3, D]
-    z_target = parts.objective.encode(state.params, {}, batch.target).pooled  # [B, D]
-    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    z_context = jax.jit(parts.objective.encode)(state.params, {}, batch.context).pooled  # [B, 3, D]
+    z_target = jax.jit(parts.objective.encode)(state.params, {}, batch.target).pooled  # [B, D]
+    z_hat = jax.jit(parts.objective.predict)(state.params, {}, batch.context)
     np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z_target) ** 2), rtol=1e-5)
     np.testing.assert_allclose(out.examples["copy"], jnp.mean((z_context[:, 2] - z_target) ** 2, axis=-1), rtol=1e-5)
     steps = jnp.concatenate([jnp.moveaxis(z_context, 1, 0), z_target[None]])  # [4, B, D]
@@ -70,7 +70,7 @@ def test_gradients_pass_through_both_ends():
         return parts.objective.loss(state.params, None, kept, latents, batch, **named).terms["prediction"]
 
     for side in ("context", "target"):
-        gradient = jax.grad(prediction)(state.params, side)["trunk"]
+        gradient = jax.jit(jax.grad(prediction), static_argnums=1)(state.params, side)["trunk"]
         assert max(jnp.abs(g).max() for g in jax.tree.leaves(gradient)) > 1e-5, side
 
 
@@ -79,8 +79,8 @@ def test_a_teacher_gives_the_target_and_gets_no_gradient():
     parts, state, batch = built("tiny,teacher")
     moved = jax.tree.map(lambda x: 1.1 * x, state.target_params)
     taught = output(parts, state.replace(target_params=moved), batch)
-    z_target = parts.objective.encode(moved, {}, batch.target).pooled
-    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    z_target = jax.jit(parts.objective.encode)(moved, {}, batch.target).pooled
+    z_hat = jax.jit(parts.objective.predict)(state.params, {}, batch.context)
     np.testing.assert_allclose(taught.terms["prediction"], jnp.mean((z_hat - z_target) ** 2), rtol=1e-5)
     gradient = jax.grad(lambda t: output(parts, state.replace(target_params=t), batch).terms["prediction"])(moved)
     assert all(jnp.all(g == 0) for g in jax.tree.leaves(gradient))
@@ -89,7 +89,7 @@ def test_a_teacher_gives_the_target_and_gets_no_gradient():
 def test_views_are_pulled_to_the_centre_of_the_global_ones():
     parts, state, batch = built("tiny,views")
     out = output(parts, state, batch)
-    z = parts.objective.encode(state.params, {}, batch.views).pooled  # [B, V, D]
+    z = jax.jit(parts.objective.encode)(state.params, {}, batch.views).pooled  # [B, V, D]
     centre = z[:, :2].mean(axis=1, keepdims=True)
     np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z - centre) ** 2), rtol=1e-5)
     each = [sigreg(z[:, v], jax.random.key(3), num_slices=32) for v in range(z.shape[1])]
@@ -100,8 +100,10 @@ def test_views_are_pulled_to_the_centre_of_the_global_ones():
 def test_a_projector_carries_both_terms():
     parts, state, batch = built("tiny", projector_dim=6)
     out = output(parts, state, batch)
-    z = parts.objective.project(state.params, parts.objective.encode(state.params, {}, batch.target).pooled)
-    z_hat = parts.objective.predict(state.params, {}, batch.context)
+    z = jax.jit(parts.objective.project)(
+        state.params, jax.jit(parts.objective.encode)(state.params, {}, batch.target).pooled
+    )
+    z_hat = jax.jit(parts.objective.predict)(state.params, {}, batch.context)
     assert z.shape == z_hat.shape == (16, 6) and out.embeddings["projected"].shape == (64, 6)
     np.testing.assert_allclose(out.terms["prediction"], jnp.mean((z_hat - z) ** 2), rtol=1e-5)
 
@@ -120,9 +122,9 @@ def test_the_pooled_predictor_uses_every_aggregation(kind):
 
 def test_the_token_predictor_knows_the_role_of_every_frame():
     parts, state, batch = built("tiny")
-    predicted = parts.objective.predict(state.params, {}, batch.context)
+    predicted = jax.jit(parts.objective.predict)(state.params, {}, batch.context)
     for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
-        other = parts.objective.predict(state.params, {}, swapped(batch, order).context)
+        other = jax.jit(parts.objective.predict)(state.params, {}, swapped(batch, order).context)
         assert jnp.abs(predicted - other).max() > 1e-3
 
 
@@ -136,6 +138,7 @@ def test_a_few_steps_reduce_the_total():
     assert np.mean(totals[-3:]) < 0.8 * totals[0]
 
 
+@pytest.mark.slow
 def test_embeddings_wider_than_the_batch_need_a_projector():
     config = main.load_config("configs/lejepa.py:tiny")
     config.batch_size = 15

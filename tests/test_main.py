@@ -94,6 +94,7 @@ def test_another_config_in_the_same_folder_is_refused(finished):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_terminated_run_saves_and_resumes_to_the_same_bits(finished, tmp_path):
     reference, _ = finished
     workdir = tmp_path / "stopped"

@@ -63,7 +63,7 @@ def equal(one, other):
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_embedding_and_prediction_see_nothing_but_codes(name):
     parts, run, batch = built(f"tiny,{name}")
-    encoded = parts.objective.encode(run.params, run.objective_state, batch.target)
+    encoded = jax.jit(parts.objective.encode)(run.params, run.objective_state, batch.target)
     assert encoded.codes.dtype == jnp.int32 and np.array_equal(encoded.codes >= 0, encoded.mask)
     assert encoded.codes.max() < np.prod(parts.objective.levels)
     # Tokens of one code are one vector, whatever object and grid they were: all that later parts know of it.
@@ -179,7 +179,9 @@ def test_without_a_quantizer_there_is_neither_a_state_nor_a_figure_of_codes():
 @pytest.mark.slow
 def test_codebooks_start_from_the_first_batches():
     parts, run, _ = built("tiny,vq_ema", init_batches=3)
-    tokens = [parts.objective.encode(run.params, run.objective_state, batch_at(parts, i).context) for i in range(3)]
+    tokens = [
+        jax.jit(parts.objective.encode)(run.params, run.objective_state, batch_at(parts, i).context) for i in range(3)
+    ]
     assert float(run.objective_state["quantizer"]["counts"].sum()) == pytest.approx(
         sum(int(encoded.mask.sum()) for encoded in tokens)
     )

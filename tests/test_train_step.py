@@ -63,7 +63,7 @@ def poisoned(objective, term, poison_ids):
     return objective._replace(loss=loss)
 
 
-@pytest.mark.parametrize("variant", ["tiny", "tiny,teacher"])
+@pytest.mark.parametrize("variant", ["tiny", pytest.param("tiny,teacher", marks=pytest.mark.slow)])
 def test_a_run_with_a_nan_ends_with_the_bits_of_a_run_that_skipped_the_batch(variant):
     batches = [batch_at(i, variant) for i in range(5)]
     bad = 2
@@ -126,6 +126,7 @@ def test_a_weight_of_zero_trains_like_none_but_is_reported():
     assert "loss/sigreg" in metrics_zero and "loss/sigreg" not in metrics_off
 
 
+@pytest.mark.slow
 def test_a_term_that_is_off_is_not_compiled():
     config = tiny()
     config.objective.num_slices = 37  # a number that appears nowhere else in the program
@@ -171,6 +172,7 @@ def test_the_teacher_is_the_exponential_moving_average_of_the_online_parameters(
         np.testing.assert_allclose(target, mean, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_decay_of_the_teacher_may_depend_on_the_step():
     step = jax.jit(make_step("tiny,teacher", target_ema=lambda count: jnp.where(count == 0, 1.0, 0.0)))
     start = parts("tiny,teacher").init()
