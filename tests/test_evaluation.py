@@ -80,6 +80,7 @@ def test_views_of_one_example_are_told_from_those_of_others():
     )
 
 
+@pytest.mark.slow
 def test_a_predictor_that_reads_only_the_query_gains_nothing_from_the_demonstration():
     _, state, evaluate = evaluated(predictor="pooled", context="last")
     metrics = evaluate(state, 32).metrics

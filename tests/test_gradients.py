@@ -45,6 +45,7 @@ def measured():
     return run, each, jax.device_get(parts().diagnose(run, parts().source.indices(0)))
 
 
+@pytest.mark.slow
 def test_norms_on_the_trunk_and_on_modules_are_those_of_single_gradients(measured):
     _, each, figures = measured
     for name, gradient in each.items():
@@ -55,6 +56,7 @@ def test_norms_on_the_trunk_and_on_modules_are_those_of_single_gradients(measure
         np.testing.assert_allclose(figures[f"grad/{name}/heads/predictor"], heads, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_shares_and_cosine_are_those_of_single_gradients(measured):
     _, each, figures = measured
     flat = {name: np.concatenate([np.ravel(x) for x in jax.tree.leaves(g["trunk"])]) for name, g in each.items()}
@@ -66,6 +68,7 @@ def test_shares_and_cosine_are_those_of_single_gradients(measured):
     assert 0.01 < abs(cosine) < 0.99  # neither law would tell much at the ends
 
 
+@pytest.mark.slow
 def test_the_update_ratio_is_that_of_the_clipped_total(measured):
     run, each, figures = measured
     total = jax.tree.map(jnp.add, *each.values())

@@ -58,6 +58,7 @@ def moved_teacher(state):
     return state.replace(target_params=nudged)
 
 
+@pytest.mark.slow
 def test_the_loss_tells_projected_context_from_the_projections_of_the_teacher():
     parts, state = built()
     state, batch = moved_teacher(state), batch_at(parts, 0)

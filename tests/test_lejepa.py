@@ -86,6 +86,7 @@ def test_a_teacher_gives_the_target_and_gets_no_gradient():
     assert all(jnp.all(g == 0) for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_views_are_pulled_to_the_centre_of_the_global_ones():
     parts, state, batch = built("tiny,views")
     out = output(parts, state, batch)

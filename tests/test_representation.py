@@ -60,6 +60,7 @@ def equal(one, other):
     return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), one, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_embedding_and_prediction_see_nothing_but_codes(name):
     parts, run, batch = built(f"tiny,{name}")
@@ -75,6 +76,7 @@ def test_embedding_and_prediction_see_nothing_but_codes(name):
         assert np.ptp(tokens[codes == code], axis=0).max() <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_the_quantizer_is_a_term_whose_weight_changes_the_gradient(name):
     parts, run, batch = built(f"tiny,{name}")

@@ -160,6 +160,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert metrics["grad/norm"] == pytest.approx(norm, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_exponential_moving_average_of_the_online_parameters():
     decay = 0.9
     step = jax.jit(make_step("tiny,teacher", target_ema=decay))
@@ -195,6 +196,7 @@ def test_scanned_steps_equal_single_ones_bit_for_bit():
     assert_same(scanned, looped)
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_and_do_not_count_in_the_gradient_norm():
     built = build(tiny(freeze=("trunk/encoder",)))
     options = dict(max_grad_norm=1e9, freeze=("trunk/encoder",))
