@@ -480,7 +480,7 @@ def test_the_gallery_is_what_the_model_says(run):
     (gallery,) = data["gallery"]
     assert len(gallery["objects"]) == report_gallery.OBJECTS and len(gallery["rules"]["shown"]) == report_gallery.RULES
 
-    latents = report_gallery.read(run)
+    latents = report_gallery.read(run, "latest")
     rows = latents.questions.facts["training"].rows[:40]
     grids = [latents.questions.grids[row] for row in rows]
     told = jepa.load(run).encode(grids, latents.questions.backgrounds[rows].tolist())
