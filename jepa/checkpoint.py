@@ -29,6 +29,11 @@ from jepa.types import PyTree
 Step = int | Literal["latest", "best"]
 
 
+def step_of(text: str) -> Step:
+    """What `--checkpoint` of a command names: "latest", "best" or a step."""
+    return int(text) if text.isdecimal() else text
+
+
 class Checkpoints(NamedTuple):
     """The checkpoints in a folder. `values` is the metric that `best` minimises, by step, where it is known. `pinned`
     are steps that stay, whatever comes; more may be put into it.

@@ -62,8 +62,9 @@ def choose(record: Record, kept: Collection[int] | None = None) -> Choice | None
     there = np.isin(steps, steps if kept is None else list(kept))
     if not there.any():
         return None
-    best, among = (steps[np.flatnonzero(some & (places == places[some].min()))[-1]] for some in (places > 0, there))
-    return Choice(int(among), int(best), steps, places, figures)
+    best = steps[places == places.min()][-1]
+    step = steps[there & (places == places[there].min())][-1]
+    return Choice(int(step), int(best), steps, places, figures)
 
 
 def as_text(choice: Choice) -> str:

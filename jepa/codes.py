@@ -451,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     workdir = options.run.expanduser()
     output = workdir / "codes.html" if options.output is None else options.output.expanduser()
-    step = int(options.checkpoint) if options.checkpoint.isdecimal() else options.checkpoint
+    step = checkpoint.step_of(options.checkpoint)
     try:
         lines = write(workdir, output, step, options.collection)
     except (ValueError, OSError) as error:

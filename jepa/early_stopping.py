@@ -90,8 +90,9 @@ def _condition(text: Any) -> Condition:
 
 def broken(texts: Iterable[str], held_out: Mapping[str, float], step: int) -> str | None:
     """The first condition that holds of the figures just measured, none if there are none. A NaN is on neither side."""
-    for text, (metric, sign, limit, after) in zip(texts, conditions(texts), strict=True):
-        if held_out and step >= after and (held_out[metric] < limit if sign == "<" else held_out[metric] > limit):
+    for text in texts if held_out else ():
+        metric, sign, limit, after = _condition(text)
+        if step >= after and (held_out[metric] < limit if sign == "<" else held_out[metric] > limit):
             return text
     return None
 

@@ -283,7 +283,7 @@ def main(argv: Sequence[str]) -> None:
     forced = _forced_background(options.background)
     source = open_input(options.input)
     workdir = Path(options.workdir).expanduser()
-    model = load(workdir, int(options.checkpoint) if options.checkpoint.isdigit() else options.checkpoint)
+    model = load(workdir, checkpoint.step_of(options.checkpoint))
     backend.use_compile_cache(model.config.cache_dir)
     if not model.levels:
         print(f"{workdir} has no quantizer: there will be embeddings and objects, but no codes")

@@ -36,20 +36,12 @@ class Held(NamedTuple):
     evidence: str
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optimizer": {"b1": 0.9}} as {"optimizer.b1": 0.9}; what is flat stays."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return leaves
-
-
 def record_of(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Record:
     """The record of a run from the rows of `jepa.metrics.read_record`, in the order of their steps, and its config.
 
     Rows of several files may follow one another. Raises ValueError where the config plans no steps.
     """
-    config = flat(config)
+    config = run_folder.flatten(config)
     if "num_steps" not in config:
         raise ValueError("the config of the run has no num_steps: it is not one that jepa.main wrote")
     columns: dict[str, dict[int, float]] = {}

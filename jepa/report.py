@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = parser.parse_args(argv)
         workdirs = [workdir.expanduser() for workdir in options.runs]
         output = workdirs[0] / "report.html" if options.output is None else options.output.expanduser()
-        step = int(options.checkpoint) if options.checkpoint.isdecimal() else options.checkpoint
+        step = checkpoint.step_of(options.checkpoint)
         backend.select_platform("cpu")  # a page needs no GPU, which a run may be using
         runs = write(workdirs, output, step)
     except (ValueError, OSError) as error:

@@ -96,7 +96,7 @@ def config_differences(
 
     `may_change` are dotted keys; each also stands for everything below it.
     """
-    before, now = (_flatten(json.loads(json.dumps(config))) for config in (saved, current))
+    before, now = (flatten(json.loads(json.dumps(config))) for config in (saved, current))
     lines = []
     for key in sorted(before | now):
         allowed = any(key == free or key.startswith(f"{free}.") for free in may_change)
@@ -179,12 +179,12 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error})") from error
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key; an empty mapping is a leaf."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optimizer": {"b1": 0.9}} as {"optimizer.b1": 0.9}; what is flat stays, and an empty mapping is a leaf."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         below = isinstance(value, dict) and value
-        flat |= _flatten(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value}
+        flat |= flatten(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value}
     return flat
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jepa import findings, findings_record, findings_rules
+from jepa import findings, findings_record, findings_rules, run_folder
 from jepa.findings import examine, record_of
 from jepa.findings_record import Series
 
@@ -86,7 +86,7 @@ def record(changes, config=None):
             for step, value in zip(steps, values, strict=True):
                 rows[int(step)][name] = float(value)
     assert set(changes) <= {*LOGGED, *EVALUATED}
-    return record_of(list(rows.values()), findings_record.flat(CONFIG) | (config or {}))
+    return record_of(list(rows.values()), run_folder.flatten(CONFIG) | (config or {}))
 
 
 def named(found):
@@ -290,7 +290,7 @@ def config_keys():
 
     keys = set()
     for config in (infonce.get_config(), lejepa_codes.get_config("vq_ema")):
-        flat = findings_record.flat(config.to_dict())
+        flat = run_folder.flatten(config.to_dict())
         keys |= {*flat, *(key.split(".")[-1] for key in flat), *config}
     return keys
 
