@@ -19,9 +19,10 @@ IDEMPOTENT = (
 
 
 def noise(rng: np.random.Generator, number: int) -> _grids.Grids:
-    """Small grids of random cells: sparse and dense ones, of few and of many colours, of every side from 1 on."""
-    grids = []
-    for _ in range(number):
+    """Grids of one colour, then small ones of random cells: sparse and dense, of few and of many colours."""
+    uniform = [(1, 1, 5), (1, 2, 5), (2, 2, 5), (3, 2, 5), (3, 3, 5), (30, 30, 5), (1, 1, 0), (30, 29, 0), (1, 30, 2)]
+    grids = [np.full((height, width), colour, np.uint8) for height, width, colour in uniform]
+    while len(grids) < number:
         colour = rng.integers(1, rng.integers(2, 10) + 1, rng.integers(1, 13, 2))
         grids.append((colour * (rng.random(colour.shape) < rng.choice([0.1, 0.3, 0.6, 0.95]))).astype(np.uint8))
     return _grids.stack(grids)
@@ -180,6 +181,25 @@ def test_moving_keeps_what_there_is():
     np.testing.assert_array_equal((grids.cells == colours).sum((2, 3)), (after.cells == colours).sum((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("2220000 0200000 0000000 0000030 0000000", "2220000 0200000 0000000 0000333 0000030"),
+        ("2220000 0200000 0000000 0000003 0000000", None),  # leaves the grid
+        ("2220000 0200000 0000000 0030500 0000000", None),  # two copies share a cell
+        ("2222200 0000000 0000000 0030500 0000000", None),  # a copy covers another cell
+        ("2220000 0200000 0000000 0300500 0000000", "2220000 0200000 0000000 3335550 0300500"),
+    ],
+)
+def test_copies_that_would_collide_are_refused(text, result):
+    grid, expected = (part and [[int(cell) for cell in row] for row in part.split()] for part in (text, result))
+    assert SLOW["copy"](grid) == expected
+    after, defined = PRIMITIVES["copy"].apply(_grids.stack([np.array(grid, np.uint8)]), np.zeros((1, 0), np.int64))
+    assert defined[0] == (expected is not None)
+    if expected:
+        np.testing.assert_array_equal(_grids.unstack(after)[0], expected)
+
+
 def test_xor_is_either_without_both():
     grids, parameters = scenes("combine", 60)
     both, either, xor = (
@@ -254,6 +274,13 @@ def test_several_scenes_share_one_program():
     replay(trace)
     assert trace.cells.shape == (len(FAMILIES), 3, 2, 30, 30)
     assert (trace.cells[:, 0, 0] != trace.cells[:, 1, 0]).any(axis=(1, 2)).all()
+
+
+def test_new_parameters_hold_for_all_scenes_of_a_program(monkeypatch):
+    monkeypatch.setattr(_programs, "_PATIENCE", 1)
+    families = _primitives.numbers(["conditional"] * 40)[:, None]
+    trace, _ = _programs.draw(np.random.default_rng(0), families, num_scenes=3)
+    replay(trace)
 
 
 def test_a_composition_never_comes_back():

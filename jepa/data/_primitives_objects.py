@@ -115,9 +115,8 @@ def _copy(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     target = grid * AREA + np.where(fits, row * CANVAS + column, 0)
     cells = grids.cells.copy().reshape(-1)
     own = found.position[marker[copy]]
-    fits &= (cells[target] == 0) | (target == own)
     cells[target[fits]] = cells[own[fits]]
-    # Cells that two copies share are gained once only.
+    # A cell that two copies share is gained only once, and one that is coloured already is not.
     gained = counts(cells) - counts(grids.cells)
     expected = np.bincount(grid[fits & (target != own)], minlength=n)
     bad = np.bincount(grid[~fits], minlength=n) > 0
