@@ -293,8 +293,8 @@ def test_a_composition_never_comes_back():
             assert not (same & (trace.size[:, 0, i] == trace.size[:, 0, j]).all(axis=1)).any()
 
 
-def test_a_program_without_scenes_says_where_it_begins():
-    with pytest.raises(ValueError, match="2 steps that begins with 'gravity'"):
-        _programs.draw(np.random.default_rng(0), _primitives.numbers([("gravity", "trim")]))
+def test_a_program_without_scenes_is_named():
+    with pytest.raises(ValueError, match="no scenes for the program count then denoise"):
+        _programs.draw(np.random.default_rng(0), _primitives.numbers([("count", "denoise")]))
     with pytest.raises(ValueError, match="an orbit applies one family"):
         _programs.draw(np.random.default_rng(0), _primitives.numbers([("gravity", "frame")]), orbit=True)

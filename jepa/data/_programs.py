@@ -44,6 +44,22 @@ def draw(
     ... all families of a program are one, its parameters are drawn once, and only consecutive grids need to differ.
     Raises ValueError if a program finds no scenes.
     """
+    trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit)
+    if not found.all():
+        stuck = " then ".join(FAMILIES[number] for number in families[~found][0])
+        raise ValueError(f"no scenes for the program {stuck}: leave it out")
+    return trace, tally
+
+
+def search(
+    rng: np.random.Generator,
+    families: np.ndarray,
+    *,
+    num_scenes: int = 1,
+    orbit: bool = False,
+    rounds: int = _ROUNDS,
+) -> tuple[Trace, Tally, np.ndarray]:
+    """As `draw`, with bool [n]: the programs that found their scenes within so many rounds of drawing."""
     n, length = families.shape
     if orbit and (families != families[:, :1]).any():
         raise ValueError("an orbit applies one family; its row of families holds several")
@@ -52,15 +68,14 @@ def draw(
     size = np.zeros((n * num_scenes, length + 1, 2), np.int64)
     tally = Tally(*np.zeros((3, len(FAMILIES)), np.int64))
     pending = np.ones((n, num_scenes), bool)
-    for attempt in range(_ROUNDS):
-        rows = np.flatnonzero(pending)
-        if not len(rows):
-            break
+    for attempt in range(rounds):
         if attempt and attempt % _PATIENCE == 0:
             again = pending.any(axis=1)
             parameters[again] = _parameters(rng, families[again], orbit)
             pending[again] = True
-            rows = np.flatnonzero(pending)
+        rows = np.flatnonzero(pending)
+        if not len(rows):
+            break
         tried = np.repeat(rows, -(-_LEAST // len(rows)))
         program = tried // num_scenes
         kept, steps = _attempt(rng, families[program], parameters[program], orbit, tally)
@@ -68,19 +83,22 @@ def draw(
             grids[tried[kept], step] = after.cells
             size[tried[kept], step] = np.stack(after[1:], axis=1)
         pending.reshape(-1)[tried[kept]] = False
-    else:
-        stuck = FAMILIES[families[pending.any(axis=1)][0, 0]]
-        raise ValueError(f"no scenes for a program of {length} steps that begins with {stuck!r}: leave it out")
     shape = (n, num_scenes, length + 1)
-    return Trace(families, parameters, grids.reshape(*shape, CANVAS, CANVAS), size.reshape(*shape, 2)), tally
+    trace = Trace(families, parameters, grids.reshape(*shape, CANVAS, CANVAS), size.reshape(*shape, 2))
+    return trace, tally, ~pending.any(axis=1)
 
 
 def _attempt(
     rng: np.random.Generator, families: np.ndarray, parameters: np.ndarray, orbit: bool, tally: Tally
 ) -> tuple[np.ndarray, list[Grids]]:
-    """One scene for each program: the rows whose every step was accepted, and their grids step by step."""
-    steps = [scenes(rng, families[:, 0], parameters[:, 0])]
+    """One scene for each program: the rows whose every step was accepted, and their grids step by step.
+
+    The scene is drawn for one of the steps, since a later one may ask for more than the first: what is to be scaled
+    has to be small before it is mirrored.
+    """
     rows = np.arange(len(families))
+    step = rng.integers(families.shape[1], size=len(families))
+    steps = [scenes(rng, families[rows, step], parameters[rows, step])]
     for step in range(families.shape[1]):
         family = families[rows, step]
         after, defined = apply(steps[-1], family, parameters[rows, step])
@@ -94,6 +112,12 @@ def _attempt(
             steps = [_grids.select(before, good) for before in steps]
         steps.append(after)
     return rows, steps
+
+
+def attempted(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
+    """The indices of the programs with these families, int64 [n, L], whose one and only scene was accepted."""
+    tally = Tally(*np.zeros((3, len(FAMILIES)), np.int64))
+    return _attempt(rng, families, _parameters(rng, families, False), False, tally)[0]
 
 
 def _groups(families: np.ndarray) -> list[tuple[int, np.ndarray]]:
