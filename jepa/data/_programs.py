@@ -5,6 +5,7 @@ What a primitive does not change, or is not defined on, is rejected and counted,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from jepa.data._primitives import FAMILIES, MAX_PARAMETERS, PRIMITIVES
 _ROUNDS = 96  # of drawing, after which a program is given up
 _PATIENCE = 8  # rounds after which a program whose scenes are not complete gets new parameters
 _LEAST = 16  # rows of a round: few programs that are left are tried several times at once
+_FEW = 3  # rounds after which `fill` takes another program instead
 
 
 class Trace(NamedTuple):
@@ -86,6 +88,34 @@ def search(
     shape = (n, num_scenes, length + 1)
     trace = Trace(families, parameters, grids.reshape(*shape, CANVAS, CANVAS), size.reshape(*shape, 2))
     return trace, tally, ~pending.any(axis=1)
+
+
+def fill(
+    rng: np.random.Generator,
+    number: int,
+    sample: Callable[[np.random.Generator, int], np.ndarray],
+    *,
+    num_scenes: int = 1,
+    orbit: bool = False,
+) -> tuple[Trace, Tally]:
+    """As `draw`, for `number` programs with families from sample(rng, n) -> int64 [n, L].
+
+    A program that does not find its scenes at once makes room for another one: to insist on the few hard ones would
+    take most of the time. So what is rarely possible is drawn less often than `sample` says.
+    """
+    traces, tallies, missing, share = [], [], number, 1.0
+    for _ in range(_ROUNDS):
+        if missing <= 0:
+            break
+        families = sample(rng, int(missing / max(share, 0.1)) + _LEAST)
+        trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit, rounds=_FEW)
+        traces.append(Trace(*(field[found] for field in trace)))
+        tallies.append(tally)
+        missing, share = missing - int(found.sum()), float(found.mean())
+    else:
+        raise ValueError(f"{missing} of {number} programs find no scenes: hold out fewer families, or shorten programs")
+    whole = Trace(*(np.concatenate(fields)[:number] for fields in zip(*traces, strict=True)))
+    return whole, Tally(*(np.sum(counts, axis=0) for counts in zip(*tallies, strict=True)))
 
 
 def _attempt(
