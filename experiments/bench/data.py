@@ -15,16 +15,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from jepa.data import _primitives, _programs, _shapes
+from jepa.data import _compositions, _grids, _objects, _primitives, _program_stream, _programs, _shapes
+from jepa.tables import CANVAS
 
 
-def seconds(families: np.ndarray, seed: int, repetitions: int, **options) -> tuple[float, _programs.Tally]:
+def seconds(families: np.ndarray, seed: int, repetitions: int) -> tuple[float, _programs.Tally]:
     """Median CPU seconds of drawing programs, and what was rejected in all repetitions."""
     times, tallies = [], []
     for repetition in range(repetitions):
         rng = np.random.default_rng([seed, repetition])
         start = time.process_time()
-        _, tally = _programs.draw(rng, families, **options)
+        _, tally = _programs.draw(rng, families)
         times.append(time.process_time() - start)
         tallies.append(tally)
     return float(np.median(times)), _programs.Tally(*np.sum(tallies, axis=0))
@@ -33,6 +34,7 @@ def seconds(families: np.ndarray, seed: int, repetitions: int, **options) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=512, help="pairs of a family drawn at once")
+    parser.add_argument("--block", type=int, default=4096, help="programs of a block")
     parser.add_argument("--repetitions", type=int, default=5)
     args = parser.parse_args()
     _shapes.bank()
@@ -47,17 +49,32 @@ def main() -> None:
     print(f"{len(families)} families: {np.mean(rates):,.0f} grids per CPU-second averaged over families, ", end="")
     print(f"{2 * args.pairs * len(families) / total:,.0f} with equal numbers of each, least {min(rates):,.0f}")
 
-    mixed = np.random.default_rng(0).permutation(np.resize(np.arange(len(families)), args.pairs * 8))[:, None]
-    repeating = np.resize(_primitives.numbers(_primitives.repeating(3)), args.pairs * 2)[:, None].repeat(3, axis=1)
-    windows = np.resize(np.arange(len(families)), args.pairs * 2)[:, None]
-    for what, programs, options in (
-        ("pairs of all families in one batch", mixed, {}),
-        ("orbits of four grids", repeating, {"orbit": True}),
-        ("two scenes under one program", windows, {"num_scenes": 2}),
+    split = _compositions.split((), 0.0)
+    for what, options in (
+        ("pairs of all families", {"length": 1, "num_scenes": 1, "orbit": False}),
+        ("two scenes under one primitive", {"length": 1, "num_scenes": 2, "orbit": False}),
+        ("orbits of four grids", {"length": 3, "num_scenes": 1, "orbit": True}),
+        ("two scenes under two primitives", {"length": 2, "num_scenes": 2, "orbit": False}),
+        ("two scenes under three primitives", {"length": 3, "num_scenes": 2, "orbit": False}),
     ):
-        time_taken, _ = seconds(programs, 1, args.repetitions, **options)
-        grids = (programs.shape[1] + 1) * len(programs) * (options["num_scenes"] if "num_scenes" in options else 1)
-        print(f"{what}: {grids / time_taken:,.0f} grids per CPU-second")
+        recipe = _program_stream.recipes(split, **options)["train"]
+        print(f"{what}, blocks of {args.block}: {block_rates(recipe, args.block, args.repetitions)}")
+
+
+def block_rates(recipe: _program_stream.Recipe, size: int, repetitions: int) -> str:
+    """Grids per CPU-second of drawing a block, and of drawing and tokenising it."""
+    rates = []
+    for number in range(repetitions):
+        start = time.process_time()
+        trace, _ = _program_stream.block(recipe, 0, size, number)
+        drawn = time.process_time()
+        cells, sizes = trace.cells.reshape(-1, CANVAS, CANVAS), trace.size.reshape(-1, 2)
+        grids = _grids.unstack(_grids.Grids(cells, *sizes.T))
+        _objects.tokenise(grids, [0] * len(grids))
+        end = time.process_time()
+        rates.append([len(grids) / (drawn - start), len(grids) / (end - start)])
+    plain, tokenised = np.median(rates, axis=0)
+    return f"{plain:,.0f} grids per CPU-second, {tokenised:,.0f} tokenised"
 
 
 if __name__ == "__main__":
