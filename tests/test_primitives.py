@@ -11,6 +11,7 @@ from _slow_primitives import SLOW
 from jepa.data import _grids, _primitives, _programs
 from jepa.data._objects import transform_grid
 from jepa.data._primitives import FAMILIES, PRIMITIVES
+from jepa.data._scenes import UNLIMITED, Limits
 
 IDEMPOTENT = (
     *("gravity", "keep_colour", "hollow", "fill_holes", "denoise", "extend", "connect", "symmetrise", "continue"),
@@ -28,10 +29,10 @@ def noise(rng: np.random.Generator, number: int) -> _grids.Grids:
     return _grids.stack(grids)
 
 
-def scenes(name: str, number: int, seed: int = 0) -> tuple[_grids.Grids, np.ndarray]:
+def scenes(name: str, number: int, seed: int = 0, limits: Limits = UNLIMITED) -> tuple[_grids.Grids, np.ndarray]:
     rng = np.random.default_rng([seed, FAMILIES.index(name)])
     parameters = PRIMITIVES[name].draw(rng, number)
-    return PRIMITIVES[name].scene(rng, parameters), parameters
+    return PRIMITIVES[name].scene(rng, parameters, limits), parameters
 
 
 def accepted(name: str, number: int, seed: int = 0) -> tuple[_grids.Grids, np.ndarray, _grids.Grids]:
@@ -108,6 +109,16 @@ def test_scenes_mostly_meet_the_precondition_and_are_changed(name):
     after, defined = PRIMITIVES[name].apply(grids, parameters)
     assert (defined & ~_grids.equal(after, grids)).mean() > 0.4
     assert ((grids.height >= 3) & (grids.height <= 30) & (grids.width >= 3) & (grids.width <= 30)).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scenes_keep_to_the_narrowest_limits_and_still_are_changed(name):
+    grids, parameters = scenes(name, 300, limits=Limits(side=11, objects=2))
+    after, defined = PRIMITIVES[name].apply(grids, parameters)
+    assert (defined & ~_grids.equal(after, grids)).mean() > 0.15
+    assert grids.height.max() <= 11 and grids.width.max() <= 11
+    if name not in ("sort", "combine", "continue", "trim", "symmetrise"):
+        assert np.bincount(_grids.objects(grids.cells).grid).max() <= 2
 
 
 # --- laws of single families ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa.data import _compositions, _primitives, _program_stream, _programs
+from jepa.data import _compositions, _primitives, _program_stream, _programs, _scenes
 from jepa.data._ahead import ahead
 from jepa.data._primitives import FAMILIES
 
@@ -118,6 +118,16 @@ def test_a_batch_depends_on_its_step_and_the_seed_alone(split):
     assert (other(0).cells != in_order[0].cells).any()
     contents = {program.tobytes() for trace in in_order for program in trace.cells}
     assert len(contents) == 7 * 8
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_scenes_keep_to_the_limits_of_the_recipe(split, length):
+    limits = _scenes.Limits(side=11, objects=3)
+    recipe = _program_stream.recipes(split, length=length, num_scenes=1, orbit=False, limits=limits)["train"]
+    trace, _ = _program_stream.block(recipe, 0, 200, 0)
+    assert trace.size[:, :, 0].max() == 11
+    with pytest.raises(ValueError, match=r"limits.side is 40"):
+        _program_stream.recipes(split, length=1, num_scenes=1, orbit=False, limits=limits._replace(side=40))
 
 
 def test_a_block_is_counted(split):

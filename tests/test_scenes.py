@@ -12,9 +12,9 @@ from jepa.data._objects import transform_grid
 EIGHT = np.ones((3, 3), bool)
 
 
-def drawn(seed: int = 0, count: int = 300, **options) -> _grids.Grids:
+def drawn(seed: int = 0, count: int = 300, limits: _scenes.Limits = _scenes.UNLIMITED, **options) -> _grids.Grids:
     rng = np.random.default_rng(seed)
-    return _scenes.draw(rng, *_scenes.sides(rng, count), **options)
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, count, limits), **options)
 
 
 def components(grid: np.ndarray) -> list[tuple[np.ndarray, tuple[slice, slice]]]:
@@ -88,7 +88,9 @@ def test_one_seed_gives_the_same_scenes_and_another_does_not():
 def test_number_and_dots_are_kept_where_there_is_room():
     rng = np.random.default_rng(0)
     side = np.full(100, 30)
-    grids = _scenes.draw(rng, side, side, number=(2, 2), dots=(1, 1), extent=(3, 4), families=("rectangle", "ring"))
+    grids = _scenes.draw(
+        rng, _scenes.UNLIMITED, side, side, number=(2, 2), dots=(1, 1), extent=(3, 4), families=("rectangle", "ring")
+    )
     sizes = [sorted(int(shape.sum()) for shape, _ in components(cells)) for cells in grids.cells]
     assert all(size[0] == 1 for size in sizes)
     assert np.mean([len(size) == 3 for size in sizes]) > 0.98
@@ -97,9 +99,9 @@ def test_number_and_dots_are_kept_where_there_is_room():
 
 def test_a_region_and_a_gap_are_kept():
     rng = np.random.default_rng(0)
-    height, width = _scenes.sides(rng, 200)
+    height, width = _scenes.sides(rng, 200, _scenes.UNLIMITED)
     region = _scenes.Region(height // 3, width // 2, height // 2, width // 3)
-    grids = _scenes.draw(rng, height, width, region=region, gap=3, extent=(1, 3))
+    grids = _scenes.draw(rng, _scenes.UNLIMITED, height, width, region=region, gap=3, extent=(1, 3))
     assert (_grids.counts(grids.cells) > 0).all()
     for cells, top, left, tall, wide in zip(grids.cells, *region, strict=True):
         outside = cells.copy()
@@ -131,3 +133,14 @@ def test_colours_are_those_asked_for():
 def test_too_many_objects_are_refused():
     with pytest.raises(ValueError, match="9 objects in a scene"):
         drawn(number=(1, 6), dots=(0, 3))
+
+
+def test_limits_are_kept_and_the_least_number_of_dots_has_its_room():
+    grids = drawn(limits=_scenes.Limits(side=12, objects=3), number=(1, 4), dots=(1, 4), extent=(2, 3))
+    assert max(grids.height.max(), grids.width.max()) == 12
+    found = [[int(shape.sum()) for shape, _ in components(cells)] for cells in grids.cells]
+    assert {len(sizes) for sizes in found} == {2, 3}
+    assert np.mean([1 in sizes for sizes in found]) > 0.95
+    for limits in (_scenes.Limits(10, 8), _scenes.Limits(31, 8), _scenes.Limits(30, 1), _scenes.Limits(30, 9)):
+        with pytest.raises(ValueError, match=r"limits\.(side|objects) is (10|31|1|9); it must be from (11|2) to (30|8)"):
+            _scenes.check(limits)

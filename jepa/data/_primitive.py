@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jepa.data._grids import Grids
+from jepa.data._scenes import Limits
 
 Parameters = np.ndarray  # int64 [n, P], one row for each grid
 
@@ -18,7 +19,7 @@ class Primitive(NamedTuple):
     parameters: the names of the P parameters
     draw(rng, n) -> Parameters
     apply(grids, parameters) -> (results, bool [n]: where the precondition holds). Elsewhere the result means nothing.
-    scene(rng, parameters) -> Grids that mostly meet the precondition and are changed
+    scene(rng, parameters, limits) -> Grids within the limits, that mostly meet the precondition and are changed
     inverse(parameters) -> (family, its parameters) that undo it wherever the precondition holds; None without
     repeats: how often in a row its scenes leave room for it; 1 where a second time changes nothing or finds no room
     """
@@ -26,7 +27,7 @@ class Primitive(NamedTuple):
     parameters: tuple[str, ...]
     draw: Callable[[np.random.Generator, int], Parameters]
     apply: Callable[[Grids, Parameters], tuple[Grids, np.ndarray]]
-    scene: Callable[[np.random.Generator, Parameters], Grids]
+    scene: Callable[[np.random.Generator, Parameters, Limits], Grids]
     inverse: Callable[[Parameters], tuple[str, Parameters]] | None = None
     repeats: int = 1
 

@@ -25,6 +25,7 @@ from jepa.data._grids import (
 )
 from jepa.data._primitive import Parameters, Primitive, choices, everywhere
 from jepa.data._primitives_geometry import DIRECTIONS, plain_scene
+from jepa.data._scenes import Limits
 
 COLOURS = tuple(range(1, 10))
 AND, OR, XOR, MINUS, NEITHER = range(5)
@@ -82,10 +83,10 @@ def _recolour(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=cells), has(grids.cells, old) & ~has(grids.cells, new)
 
 
-def _scene_to_recolour(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_recolour(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     old, new = parameters.T
     palette = _scenes.colours(rng, len(old), first=old, without=new)
-    return _scenes.draw(rng, *_scenes.sides(rng, len(old)), palette=palette)
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(old), limits), palette=palette)
 
 
 def _palette(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -105,9 +106,9 @@ def _keep_colour(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarra
     return grids._replace(cells=kept), counts(kept) > 0
 
 
-def _scene_to_keep(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_keep(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     palette = _scenes.colours(rng, len(parameters), first=parameters[:, 0])
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(3, 8), palette=palette)
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(3, 8), palette=palette)
 
 
 def _outline(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -117,10 +118,10 @@ def _outline(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=grids.cells + edge * _column(parameters[:, 0])), everywhere(grids)
 
 
-def _scene_to_outline(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    size = _scenes.sides(rng, len(parameters))
+def _scene_to_outline(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    size = _scenes.sides(rng, len(parameters), limits)
     palette = _scenes.colours(rng, len(parameters), without=parameters[:, 0])
-    return _scenes.draw(rng, *size, number=(1, 5), extent=(1, 5), gap=2, palette=palette)
+    return _scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5), gap=2, palette=palette)
 
 
 def _grow(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -132,8 +133,8 @@ def _grow(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=grids.cells + agreed * largest), everywhere(grids)
 
 
-def _scene_to_grow(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(1, 5), extent=(1, 5))
+def _scene_to_grow(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(1, 5), extent=(1, 5))
 
 
 def _interior(cells: np.ndarray) -> np.ndarray:
@@ -152,9 +153,9 @@ def _hollow(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=grids.cells * ~_interior(grids.cells)), everywhere(grids)
 
 
-def _scene_of_solids(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    size = _scenes.sides(rng, len(parameters))
-    return _scenes.draw(rng, *size, number=(1, 6), families=_shapes.SOLID, extent=(4, 8))
+def _scene_of_solids(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    size = _scenes.sides(rng, len(parameters), limits)
+    return _scenes.draw(rng, limits, *size, number=(1, 6), families=_shapes.SOLID, extent=(4, 8))
 
 
 def _fill_holes(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -162,11 +163,11 @@ def _fill_holes(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray
     return grids._replace(cells=grids.cells + _grids.holes(grids.cells) * _column(parameters[:, 0])), everywhere(grids)
 
 
-def _scene_with_holes(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_with_holes(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     families = (*_shapes.HOLLOW * 4, *_shapes.FAMILIES)
     palette = _scenes.colours(rng, len(parameters), without=parameters[:, 0])
-    size = _scenes.sides(rng, len(parameters))
-    return _scenes.draw(rng, *size, number=(2, 6), families=families, extent=(3, 8), palette=palette)
+    size = _scenes.sides(rng, len(parameters), limits)
+    return _scenes.draw(rng, limits, *size, number=(2, 6), families=families, extent=(3, 8), palette=palette)
 
 
 def _denoise(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -176,8 +177,8 @@ def _denoise(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=cells), counts(cells) > 0
 
 
-def _scene_with_noise(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(1, 4), dots=(1, 4))
+def _scene_with_noise(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(1, 4), dots=(1, 4))
 
 
 def _extend(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -188,9 +189,11 @@ def _extend(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return turned_back(turned._replace(cells=cells), direction), everywhere(grids)
 
 
-def _scene_to_extend(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_extend(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     families = ("dot", "bar", "rectangle", "corner", "diagonal")
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(1, 5), families=families, extent=(1, 4))
+    return _scenes.draw(
+        rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(1, 5), families=families, extent=(1, 4)
+    )
 
 
 def _connect(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -204,17 +207,17 @@ def _connect(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return transpose(turned._replace(cells=above * (above == below)), parameters[:, 0] == 1), everywhere(grids)
 
 
-def _scene_of_pairs(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_of_pairs(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Pairs of cells of one colour in line with each other, and cells that have no partner."""
     n, lines = len(parameters), 5
-    height, width = _scenes.sides(rng, n)
+    height, width = _scenes.sides(rng, n, limits)
     line = np.argsort(rng.random((n, CANVAS)) + (width[:, None] <= INDEX), axis=1)[:, :lines]
     colour = rng.integers(1, 10, (n, lines)).astype(np.uint8)
     near = (rng.random((n, lines)) * (height // 2 - 1)[:, None]).astype(np.int64)
     far = height[:, None] - 1 - (rng.random((n, lines)) * (height // 2 - 1)[:, None]).astype(np.int64)
     paired = rng.random((n, lines)) < 0.6
     paired[:, 0] = True
-    used = rng.integers(1, lines + 1, n)[:, None] > np.arange(lines)
+    used = rng.integers(1, min(lines, limits.objects // 2) + 1, n)[:, None] > np.arange(lines)
     cells = np.zeros((n, CANVAS, CANVAS), np.uint8)
     grid = np.arange(n)[:, None]
     cells[grid, near, line] = colour * used
@@ -241,10 +244,10 @@ def _combine(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return result, whole & (turned.width % 2 == 1) & (half > 0)
 
 
-def _scene_of_panels(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_of_panels(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Two panels with random cells of one colour each, and a line of a third colour between them."""
     n = len(parameters)
-    height, half = _scenes.sides(rng, n)[0], rng.integers(3, 15, n)
+    height, half = _scenes.sides(rng, n, limits)[0], rng.integers(3, (limits.side - 1) // 2 + 1, n)
     width = 2 * half + 1
     colour = np.argsort(rng.random((n, 9)), axis=1)[:, :3].astype(np.uint8) + np.uint8(1)
     side = (half[:, None] < INDEX).astype(np.int64)

@@ -24,6 +24,7 @@ from jepa.data._grids import (
 )
 from jepa.data._grids import inverse as inverse_d4
 from jepa.data._primitive import Parameters, Primitive, choices, everywhere
+from jepa.data._scenes import Limits
 
 _IDENTITY = INDEX[None]
 DIRECTIONS = (DOWN, UP, RIGHT, LEFT)
@@ -31,9 +32,9 @@ _COLOURS = tuple(range(1, 10))
 _MIRROR = np.array([1, 2, 3])  # elements of D4, by the axis of `symmetrise`
 
 
-def plain_scene(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def plain_scene(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Objects of every family, anywhere."""
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)))
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits))
 
 
 def _turn(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -52,16 +53,16 @@ def _translate(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]
     return moved, counts(moved.cells) == counts(grids.cells)
 
 
-def _scene_to_translate(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_translate(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Objects keep to a corner that leaves room for one to three steps."""
-    height, width = _scenes.sides(rng, len(parameters))
+    height, width = _scenes.sides(rng, len(parameters), limits)
     steps = rng.integers(1, 4, len(parameters))
     room = []
     for side, step in zip((height, width), parameters.T, strict=True):
         margin = np.minimum(steps * abs(step), side - 3)
         room.append((np.where(step < 0, margin, 0), side - margin))
     (top, tall), (left, wide) = room
-    return _scenes.draw(rng, height, width, region=_scenes.Region(top, left, tall, wide))
+    return _scenes.draw(rng, limits, height, width, region=_scenes.Region(top, left, tall, wide))
 
 
 def _wrap(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -97,18 +98,15 @@ def _shrink(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return small, equal(_scale(small, parameters)[0], grids)
 
 
-def _scene_below(side: int, low: int):
-    """Scenes whose sides, from `low` on, are at most `side` divided by the first parameter."""
-
-    def scene(rng: np.random.Generator, parameters: Parameters) -> Grids:
-        size = _scenes.sides(rng, len(parameters), low, side // parameters[:, 0])
-        return _scenes.draw(rng, *size, number=(1, 5), extent=(1, 5))
-
-    return scene
+def _scene_to_scale(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    """Sides from 3 on, so that a second time finds room."""
+    size = _scenes.sides(rng, len(parameters), limits, 3, CANVAS // parameters[:, 0])
+    return _scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5))
 
 
-def _scene_to_shrink(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    return _scale(_scene_below(CANVAS, 3)(rng, parameters), parameters)[0]
+def _scene_to_shrink(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    size = _scenes.sides(rng, len(parameters), limits, 3, limits.side // parameters[:, 0])
+    return _scale(_scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5)), parameters)[0]
 
 
 def _tile(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -119,9 +117,9 @@ def _tile(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return sample(grids, rows, columns, np.where(fits, tall, grids.height), np.where(fits, wide, grids.width)), fits
 
 
-def _scene_to_tile(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    height, width = (_scenes.sides(rng, len(parameters), high=CANVAS // times)[0] for times in parameters.T)
-    return _scenes.draw(rng, height, width, number=(1, 5), extent=(1, 5))
+def _scene_to_tile(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    height, width = (_scenes.sides(rng, len(parameters), limits, high=CANVAS // times)[0] for times in parameters.T)
+    return _scenes.draw(rng, limits, height, width, number=(1, 5), extent=(1, 5))
 
 
 def _tilings(rng: np.random.Generator, number: int) -> Parameters:
@@ -139,9 +137,9 @@ def _mirror(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return turned_back(doubled, side), fits
 
 
-def _scene_to_mirror(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    size = _scenes.sides(rng, len(parameters), high=CANVAS // 2)
-    return _scenes.draw(rng, *size, number=(1, 5), extent=(1, 5))
+def _scene_to_mirror(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    size = _scenes.sides(rng, len(parameters), limits, high=CANVAS // 2)
+    return _scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5))
 
 
 def _half(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -174,8 +172,8 @@ def _ring(grids: Grids) -> np.ndarray:
     return (rows[:, :, None] | columns[:, None, :]) & inside(grids)
 
 
-def _scene_to_frame(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters), high=22))
+def _scene_to_frame(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits, high=22))
 
 
 def _inverse_frame(parameters: Parameters) -> tuple[str, Parameters]:
@@ -191,9 +189,9 @@ def _trim(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return inner, framed & (height > 0) & (width > 0)
 
 
-def _scene_to_trim(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_trim(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Three frames, so that there is an orbit."""
-    grids = _scenes.draw(rng, *_scenes.sides(rng, len(parameters), high=CANVAS - 6))
+    grids = _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits, 4, limits.side - 6))
     for _ in range(3):
         grids, _ = _frame(grids, rng.integers(1, 10, (len(parameters), 1)))
     return grids
@@ -209,14 +207,14 @@ def _symmetrise(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray
     return grids._replace(cells=np.where(grids.cells > 0, grids.cells, image)), ~clash
 
 
-def _scene_to_symmetrise(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_symmetrise(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Objects in one half; in every second scene their images too, but for a band at the top."""
     axis = parameters[:, 0]
-    height, width = _scenes.sides(rng, len(parameters))
+    height, width = _scenes.sides(rng, len(parameters), limits)
     across = axis != 1
     zero = np.zeros_like(height)
     tall, wide = np.where(across, height, height // 2), np.where(across, width // 2, width)
-    grids = _scenes.draw(rng, height, width, region=_scenes.Region(zero, zero, tall, wide), number=(1, 5))
+    grids = _scenes.draw(rng, limits, height, width, region=_scenes.Region(zero, zero, tall, wide), number=(1, 5))
     whole, _ = _symmetrise(grids, parameters)
     keep = rng.integers(1, height // 2 + 1)
     damaged = whole.cells * (keep[:, None] <= INDEX)[:, :, None]
@@ -238,15 +236,15 @@ def _continue(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return turned_back(turned._replace(cells=predicted), direction), known
 
 
-def _scene_to_continue(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_continue(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Two periods or more of a random motif, and then nothing."""
     direction, period = parameters.T
-    height = rng.integers(np.maximum(_scenes.MIN_SIDE, 2 * period + 1), CANVAS + 1)
-    width = rng.integers(_scenes.MIN_SIDE, CANVAS + 1, len(period))
+    _, width = _scenes.sides(rng, len(period), limits)
+    height = rng.integers(np.maximum(_scenes.MIN_SIDE, 2 * period + 1), np.maximum(limits.side, 2 * period + 1) + 1)
     full = (period, np.minimum(width, 8))
     zero = np.zeros_like(period)
     region = _scenes.Region(zero, zero, *full)
-    motif = _scenes.draw(rng, height, width, region=region, number=(1, 3), extent=(1, 4)).cells
+    motif = _scenes.draw(rng, limits, height, width, region=region, number=(1, 3), extent=(1, 4)).cells
     noise = rng.integers(1, 10, motif.shape, np.uint8) * (rng.random(motif.shape, np.float32) < 0.4)
     noisy = rng.random(len(period)) < 0.5
     motif = np.where(noisy[:, None, None], noise * (width[:, None] > INDEX)[:, None, :], motif)
@@ -267,9 +265,7 @@ PRIMITIVES = {
         repeats=3,
     ),
     "wrap": Primitive(("down", "right"), _some_step(5), _wrap, plain_scene, lambda p: ("wrap", -p), repeats=8),
-    "scale": Primitive(
-        ("factor",), choices((2, 3, 4, 5)), _scale, _scene_below(CANVAS, 3), lambda p: ("shrink", p), repeats=2
-    ),
+    "scale": Primitive(("factor",), choices((2, 3, 4, 5)), _scale, _scene_to_scale, lambda p: ("shrink", p), repeats=2),
     "shrink": Primitive(("factor",), choices((2, 3, 4, 5)), _shrink, _scene_to_shrink, lambda p: ("scale", p)),
     "tile": Primitive(("down", "right"), _tilings, _tile, _scene_to_tile),
     "mirror": Primitive(("side",), choices(DIRECTIONS), _mirror, _scene_to_mirror, _inverse_mirror),

@@ -9,6 +9,7 @@ from jepa.data._grids import AREA, CANVAS, INDEX, Grids, Objects, counts, facing
 from jepa.data._primitive import Parameters, Primitive, choices
 from jepa.data._primitives_cells import COLOURS
 from jepa.data._primitives_geometry import DIRECTIONS
+from jepa.data._scenes import Limits
 
 LARGEST, SMALLEST = 0, 1
 BORDER, HOLE, WIDE, TALL, FULL = range(5)  # attributes of objects
@@ -52,13 +53,15 @@ def _recolour_largest(grids: Grids, parameters: Parameters) -> tuple[Grids, np.n
     return _painted(grids, found, largest, parameters[:, 0]), single
 
 
-def _some_objects(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(2, 7), extent=(1, 7))
+def _some_objects(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(2, 7), extent=(1, 7))
 
 
-def _other_colours(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _other_colours(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     palette = _scenes.colours(rng, len(parameters), without=parameters[:, 0])
-    return _scenes.draw(rng, *_scenes.sides(rng, len(parameters)), number=(2, 7), extent=(1, 7), palette=palette)
+    return _scenes.draw(
+        rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(2, 7), extent=(1, 7), palette=palette
+    )
 
 
 def _move(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -81,10 +84,12 @@ def _move(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return turned_back(turned._replace(cells=turned.cells * ~moving + moved), direction), valid
 
 
-def _scene_to_move(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_move(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     colour = parameters[:, 0]
     palette = _scenes.colours(rng, len(colour), first=colour, without=colour)
-    return _scenes.draw(rng, *_scenes.sides(rng, len(colour)), number=(2, 5), extent=(1, 6), palette=palette)
+    return _scenes.draw(
+        rng, limits, *_scenes.sides(rng, len(colour), limits), number=(2, 5), extent=(1, 6), palette=palette
+    )
 
 
 def _copy(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -123,12 +128,13 @@ def _copy(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return grids._replace(cells=cells.reshape(grids.cells.shape)), single & (size > 1) & ~bad & (gained == expected)
 
 
-def _scene_to_copy(rng: np.random.Generator, parameters: Parameters) -> Grids:
-    height, width = _scenes.sides(rng, len(parameters), low=10)
+def _scene_to_copy(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
+    height, width = _scenes.sides(rng, len(parameters), limits, low=10)
     border = np.full_like(height, 1)
     region = _scenes.Region(border, border, height - 2, width - 2)
     return _scenes.draw(
         rng,
+        limits,
         height,
         width,
         region=region,
@@ -153,10 +159,10 @@ def _sort(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return turned_back(turned._replace(cells=ordered), direction), unlike
 
 
-def _scene_of_bars(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_of_bars(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Bars of random lengths that stand on one border, each of a colour."""
     n = len(parameters)
-    height, width = _scenes.sides(rng, n)
+    height, width = _scenes.sides(rng, n, limits)
     length = (rng.random((n, CANVAS)) * (width + 1)[:, None]).astype(np.int64)
     colour = rng.integers(1, 10, (n, CANVAS)).astype(np.uint8)
     grids = Grids((length[:, :, None] > INDEX) * colour[:, :, None], height, width)
@@ -200,11 +206,11 @@ def _count(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     return _row(grid, place, colour[grid].astype(np.uint8), number), (number >= 1) & (number <= CANVAS)
 
 
-def _scene_to_count(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _scene_to_count(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     colour = parameters[:, 0]
     palette = _scenes.colours(rng, len(colour), first=colour)
     palette = np.where(rng.random(palette.shape) < 0.5, colour[:, None], palette).astype(np.uint8)
-    return _scenes.draw(rng, *_scenes.sides(rng, len(colour)), extent=(1, 5), palette=palette)
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(colour), limits), extent=(1, 5), palette=palette)
 
 
 def _holding(grids: Grids, found: Objects, attribute: np.ndarray) -> np.ndarray:
@@ -243,11 +249,11 @@ def _some_not_all(found: Objects, holds: np.ndarray, grids: Grids) -> np.ndarray
     return (number > 0) & (number < _number(found, grids))
 
 
-def _mixed_objects(rng: np.random.Generator, parameters: Parameters) -> Grids:
+def _mixed_objects(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Objects of which attributes hold about as often as not."""
     families = (*_shapes.FAMILIES, *_shapes.HOLLOW * 4, "rectangle", "rectangle")
-    height, width = _scenes.sides(rng, len(parameters))
-    return _scenes.draw(rng, height, width, number=(3, 8), families=families, extent=(2, 6))
+    height, width = _scenes.sides(rng, len(parameters), limits)
+    return _scenes.draw(rng, limits, height, width, number=(3, 8), families=families, extent=(2, 6))
 
 
 _ATTRIBUTES = (BORDER, HOLE, WIDE, TALL, FULL)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jepa.data import _compositions, _programs
+from jepa.data import _compositions, _programs, _scenes
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES, PRIMITIVES
 from jepa.data._programs import Trace
+from jepa.data._scenes import UNLIMITED, Limits
 
 
 class Recipe(NamedTuple):
@@ -22,31 +23,39 @@ class Recipe(NamedTuple):
     orbit: bool
     first: np.ndarray  # bool [K]: the families a program may begin with
     pairs: tuple[np.ndarray, ...]  # bool [K, K] each: what may follow what at each of the length - 1 transitions
+    limits: Limits  # how large scenes may be
 
 
-def recipes(split: _compositions.Split, *, length: int, num_scenes: int, orbit: bool) -> dict[str, Recipe]:
+def recipes(
+    split: _compositions.Split, *, length: int, num_scenes: int, orbit: bool, limits: Limits = UNLIMITED
+) -> dict[str, Recipe]:
     """What may be trained on, by `train`, and what is held out, by `families` and, for compositions, `compositions`.
 
     In `families` every program begins with a held-out family or, from the second step on, meets one in its first pair;
     in `compositions` its first pair is held out. The rest of a program is what is trained on. A held-out set without a
-    member is left out. Raises ValueError for a length below 1, and if nothing is left to train on.
+    member is left out. Raises ValueError for a length below 1, for limits that are too narrow, and if nothing is left to train on.
     """
     if length < 1:
         raise ValueError(f"programs of {length} steps; they have at least 1")
+    _scenes.check(limits)
     room = np.array([PRIMITIVES[name].repeats >= length for name in FAMILIES])
     any_family = np.ones(len(FAMILIES), bool)
     if orbit:
         chosen = {"train": split.families & room, "families": ~split.families & room}
-        found = {name: Recipe(length, num_scenes, True, first, ()) for name, first in chosen.items() if first.any()}
+        found = {
+            name: Recipe(length, num_scenes, True, first, (), limits) for name, first in chosen.items() if first.any()
+        }
     elif length == 1:
         chosen = {"train": split.families, "families": ~split.families}
-        found = {name: Recipe(length, num_scenes, False, first, ()) for name, first in chosen.items() if first.any()}
+        found = {
+            name: Recipe(length, num_scenes, False, first, (), limits) for name, first in chosen.items() if first.any()
+        }
     else:
         firsts = {"train": split.pairs, "families": split.novel_pairs, "compositions": split.held_out_pairs}
         # A held-out family in the first pair may be its second, and then has to be followed by something.
         after = {"train": split.pairs, "families": split.pairs | split.novel_pairs, "compositions": split.pairs}
         found = {
-            name: Recipe(length, num_scenes, False, any_family, (pairs, *[after[name]] * (length - 2)))
+            name: Recipe(length, num_scenes, False, any_family, (pairs, *[after[name]] * (length - 2)), limits)
             for name, pairs in firsts.items()
             if pairs.any()
         }
@@ -65,7 +74,7 @@ def block(recipe: Recipe, seed: int, size: int, number: int) -> tuple[Trace, _pr
     """The `size` programs of a block, and the count of what was rejected; the same wherever it is drawn."""
     rng = np.random.default_rng([seed, number])
     draw = functools.partial(sample, recipe)
-    return _programs.fill(rng, size, draw, num_scenes=recipe.num_scenes, orbit=recipe.orbit)
+    return _programs.fill(rng, size, draw, num_scenes=recipe.num_scenes, orbit=recipe.orbit, limits=recipe.limits)
 
 
 def stream(

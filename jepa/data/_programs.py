@@ -13,6 +13,7 @@ import numpy as np
 from jepa.data import _grids
 from jepa.data._grids import CANVAS, Grids
 from jepa.data._primitives import FAMILIES, MAX_PARAMETERS, PRIMITIVES
+from jepa.data._scenes import UNLIMITED, Limits
 
 _ROUNDS = 96  # of drawing, after which a program is given up
 _PATIENCE = 8  # rounds after which a program whose scenes are not complete gets new parameters
@@ -38,7 +39,12 @@ class Tally(NamedTuple):
 
 
 def draw(
-    rng: np.random.Generator, families: np.ndarray, *, num_scenes: int = 1, orbit: bool = False
+    rng: np.random.Generator,
+    families: np.ndarray,
+    *,
+    num_scenes: int = 1,
+    orbit: bool = False,
+    limits: Limits = UNLIMITED,
 ) -> tuple[Trace, Tally]:
     """Programs with these families, int64 [n, L], on `num_scenes` scenes each, and the count of what was rejected.
 
@@ -46,7 +52,7 @@ def draw(
     ... all families of a program are one, its parameters are drawn once, and only consecutive grids need to differ.
     Raises ValueError if a program finds no scenes.
     """
-    trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit)
+    trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit, limits=limits)
     if not found.all():
         stuck = " then ".join(FAMILIES[number] for number in families[~found][0])
         raise ValueError(f"no scenes for the program {stuck}: leave it out")
@@ -59,6 +65,7 @@ def search(
     *,
     num_scenes: int = 1,
     orbit: bool = False,
+    limits: Limits = UNLIMITED,
     rounds: int = _ROUNDS,
 ) -> tuple[Trace, Tally, np.ndarray]:
     """As `draw`, with bool [n]: the programs that found their scenes within so many rounds of drawing."""
@@ -80,7 +87,7 @@ def search(
             break
         tried = np.repeat(rows, -(-_LEAST // len(rows)))
         program = tried // num_scenes
-        kept, steps = _attempt(rng, families[program], parameters[program], orbit, tally)
+        kept, steps = _attempt(rng, families[program], parameters[program], orbit, limits, tally)
         for step, after in enumerate(steps):
             grids[tried[kept], step] = after.cells
             size[tried[kept], step] = np.stack(after[1:], axis=1)
@@ -97,6 +104,7 @@ def fill(
     *,
     num_scenes: int = 1,
     orbit: bool = False,
+    limits: Limits = UNLIMITED,
 ) -> tuple[Trace, Tally]:
     """As `draw`, for `number` programs with families from sample(rng, n) -> int64 [n, L].
 
@@ -108,7 +116,7 @@ def fill(
         if missing <= 0:
             break
         families = sample(rng, int(missing / max(share, 0.1)) + _LEAST)
-        trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit, rounds=_FEW)
+        trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit, limits=limits, rounds=_FEW)
         traces.append(Trace(*(field[found] for field in trace)))
         tallies.append(tally)
         missing, share = missing - int(found.sum()), float(found.mean())
@@ -119,7 +127,7 @@ def fill(
 
 
 def _attempt(
-    rng: np.random.Generator, families: np.ndarray, parameters: np.ndarray, orbit: bool, tally: Tally
+    rng: np.random.Generator, families: np.ndarray, parameters: np.ndarray, orbit: bool, limits: Limits, tally: Tally
 ) -> tuple[np.ndarray, list[Grids]]:
     """One scene for each program: the rows whose every step was accepted, and their grids step by step.
 
@@ -128,7 +136,7 @@ def _attempt(
     """
     rows = np.arange(len(families))
     step = rng.integers(families.shape[1], size=len(families))
-    steps = [scenes(rng, families[rows, step], parameters[rows, step])]
+    steps = [scenes(rng, families[rows, step], parameters[rows, step], limits)]
     for step in range(families.shape[1]):
         family = families[rows, step]
         after, defined = apply(steps[-1], family, parameters[rows, step])
@@ -147,7 +155,7 @@ def _attempt(
 def attempted(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
     """The indices of the programs with these families, int64 [n, L], whose one and only scene was accepted."""
     tally = Tally(*np.zeros((3, len(FAMILIES)), np.int64))
-    return _attempt(rng, families, _parameters(rng, families, False), False, tally)[0]
+    return _attempt(rng, families, _parameters(rng, families, False), False, UNLIMITED, tally)[0]
 
 
 def _groups(families: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -166,12 +174,12 @@ def _parameters(rng: np.random.Generator, families: np.ndarray, orbit: bool) -> 
     return drawn.reshape(*families.shape, MAX_PARAMETERS)
 
 
-def scenes(rng: np.random.Generator, families: np.ndarray, parameters: np.ndarray) -> Grids:
+def scenes(rng: np.random.Generator, families: np.ndarray, parameters: np.ndarray, limits: Limits) -> Grids:
     """A scene for each family, int64 [n], with its parameters, int64 [n, 10]."""
     parts, places = [], []
     for number, rows in _groups(families):
         primitive = PRIMITIVES[FAMILIES[number]]
-        parts.append(primitive.scene(rng, parameters[rows, : len(primitive.parameters)]))
+        parts.append(primitive.scene(rng, parameters[rows, : len(primitive.parameters)], limits))
         places.append(rows)
     return _together(parts, places)
 

@@ -27,11 +27,34 @@ class Region(NamedTuple):
     width: np.ndarray
 
 
+class Limits(NamedTuple):
+    """How large scenes may be: the largest side, 11 to 30, and the most objects, 2 to 8.
+
+    Scenes of lines, bars or panels know no number of objects, and keep to the side alone.
+    """
+
+    side: int
+    objects: int
+
+
+UNLIMITED = Limits(CANVAS, MAX_OBJECTS)
+
+
+def check(limits: Limits) -> None:
+    """Raises ValueError for limits that leave some primitives without scenes."""
+    for name, value, (low, high) in zip(limits._fields, limits, ((11, CANVAS), (2, MAX_OBJECTS)), strict=True):
+        if not low <= value <= high:
+            raise ValueError(f"limits.{name} is {value}; it must be from {low} to {high}")
+
+
 def sides(
-    rng: np.random.Generator, number: int, low: int = MIN_SIDE, high: int | np.ndarray = CANVAS
+    rng: np.random.Generator, number: int, limits: Limits, low: int = MIN_SIDE, high: int | np.ndarray = CANVAS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths [number], uniform from low to high, both included; high may be one for each grid."""
-    limit = np.broadcast_to(high, number) + 1
+    """Heights and widths [number], uniform from low to high, both included, within the limits.
+
+    high may be one for each grid; where it is below low, it is the side.
+    """
+    limit = np.minimum(np.broadcast_to(high, number), limits.side) + 1
     low = np.minimum(low, limit - 1)
     return rng.integers(low, limit), rng.integers(low, limit)
 
@@ -54,6 +77,7 @@ def colours(
 
 def draw(
     rng: np.random.Generator,
+    limits: Limits,
     height: np.ndarray,
     width: np.ndarray,
     *,
@@ -67,7 +91,7 @@ def draw(
 ) -> Grids:
     """Scenes of the given sizes with `number` objects of these families and extents, and `dots` single cells.
 
-    number, dots, extent: least and most, both included; together at most 8 objects. Boxes keep `gap` cells apart, and
+    number, dots, extent: least and most, both included; together no more than the limits allow. Boxes keep `gap` cells apart, and
     an object that finds no place after a few tries is left out, though never the first. palette uint8 [n, 8]: the
     colours of the objects, dots last; random without. region: where objects may lie, the whole grid without.
     """
@@ -78,12 +102,21 @@ def draw(
     palette = colours(rng, n) if palette is None else palette
     room = np.stack([region.height, region.width], axis=1)
     shape = _draw_shapes(rng, room, number[1], dots[1], families, extent)  # [n, slots]
+    # The least number of dots has its room, whatever the limits.
+    number_drawn = _between(rng, n, number, limits.objects - dots[0])
+    dots_drawn = np.minimum(_between(rng, n, dots, limits.objects), limits.objects - number_drawn)
     wanted = np.empty((n, slots), bool)
-    wanted[:, : number[1]] = np.arange(number[1]) < rng.integers(number[0], number[1] + 1, n)[:, None]
-    wanted[:, number[1] :] = np.arange(dots[1]) < rng.integers(dots[0], dots[1] + 1, n)[:, None]
+    wanted[:, : number[1]] = np.arange(number[1]) < number_drawn[:, None]
+    wanted[:, number[1] :] = np.arange(dots[1]) < dots_drawn[:, None]
     corner, placed = _place(rng, _shapes.bank().extent[shape], wanted, room, gap)
     corner += np.stack([region.top, region.left], axis=1)[:, None]
     return Grids(_paint(shape, corner, placed, palette), height, width)
+
+
+def _between(rng: np.random.Generator, count: int, bounds: tuple[int, int], most: int) -> np.ndarray:
+    """Numbers [count], uniform within the bounds, both included, and none above `most`."""
+    low, high = (min(bound, most) for bound in bounds)
+    return rng.integers(low, high + 1, count)
 
 
 def _draw_shapes(
