@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa.data import _compositions, _primitives, _program_stream, _programs, _scenes
+from jepa.data import _compositions, _objects, _primitives, _program_stream, _programs, _scenes
 from jepa.data._ahead import ahead
 from jepa.data._primitives import FAMILIES
 
@@ -135,6 +135,18 @@ def test_a_block_is_counted(split):
     trace, tally = _program_stream.block(recipe, 0, 100, 0)
     assert len(trace.families) == 100
     assert (tally.applied - tally.undefined - tally.unchanged).sum() >= 100
+
+
+def test_tables_are_those_of_every_grid_by_itself(split):
+    recipe = _program_stream.recipes(split, length=2, num_scenes=2, orbit=False)["train"]
+    trace, _ = _program_stream.block(recipe, 0, 6, 0)
+    tables = _program_stream.tables(trace)
+    for place in np.ndindex(6, 2, 3):
+        height, width = trace.size[place]
+        alone = _objects.tokenise([trace.cells[place][:height, :width]], [0])
+        for key, leaf in tables.items():
+            np.testing.assert_array_equal(leaf[place], alone[key][0])
+            assert leaf.dtype.itemsize <= 2
 
 
 def test_programs_that_find_no_scenes_make_room_for_others():

@@ -142,5 +142,7 @@ def test_limits_are_kept_and_the_least_number_of_dots_has_its_room():
     assert {len(sizes) for sizes in found} == {2, 3}
     assert np.mean([1 in sizes for sizes in found]) > 0.95
     for limits in (_scenes.Limits(10, 8), _scenes.Limits(31, 8), _scenes.Limits(30, 1), _scenes.Limits(30, 9)):
-        with pytest.raises(ValueError, match=r"limits\.(side|objects) is (10|31|1|9); it must be from (11|2) to (30|8)"):
+        with pytest.raises(
+            ValueError, match=r"limits\.(side|objects) is (10|31|1|9); it must be from (11|2) to (30|8)"
+        ):
             _scenes.check(limits)

@@ -15,8 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from jepa.data import _compositions, _grids, _objects, _primitives, _program_stream, _programs, _shapes
-from jepa.tables import CANVAS
+from jepa.data import _compositions, _primitives, _program_stream, _programs, _shapes
 
 
 def seconds(families: np.ndarray, seed: int, repetitions: int) -> tuple[float, _programs.Tally]:
@@ -68,11 +67,10 @@ def block_rates(recipe: _program_stream.Recipe, size: int, repetitions: int) -> 
         start = time.process_time()
         trace, _ = _program_stream.block(recipe, 0, size, number)
         drawn = time.process_time()
-        cells, sizes = trace.cells.reshape(-1, CANVAS, CANVAS), trace.size.reshape(-1, 2)
-        grids = _grids.unstack(_grids.Grids(cells, *sizes.T))
-        _objects.tokenise(grids, [0] * len(grids))
+        _program_stream.tables(trace)
         end = time.process_time()
-        rates.append([len(grids) / (drawn - start), len(grids) / (end - start)])
+        count = trace.size[..., 0].size
+        rates.append([count / (drawn - start), count / (end - start)])
     plain, tokenised = np.median(rates, axis=0)
     return f"{plain:,.0f} grids per CPU-second, {tokenised:,.0f} tokenised"
 

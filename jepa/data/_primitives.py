@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from jepa.data import _primitives_cells, _primitives_geometry, _primitives_objects
+from jepa.data import _primitives_cells, _primitives_geometry, _primitives_lines, _primitives_objects
 from jepa.data._primitive import Primitive
 
 PRIMITIVES: dict[str, Primitive] = {
     **_primitives_geometry.PRIMITIVES,
     **_primitives_cells.PRIMITIVES,
+    **_primitives_lines.PRIMITIVES,
     **_primitives_objects.PRIMITIVES,
 }
 FAMILIES = tuple(PRIMITIVES)

@@ -15,16 +15,14 @@ from jepa.data._grids import (
     INDEX,
     Grids,
     counts,
-    facing,
     inside,
     neighbours,
     padded,
     sample,
     transpose,
-    turned_back,
 )
 from jepa.data._primitive import Parameters, Primitive, choices, everywhere
-from jepa.data._primitives_geometry import DIRECTIONS, plain_scene
+from jepa.data._primitives_geometry import plain_scene
 from jepa.data._scenes import Limits
 
 COLOURS = tuple(range(1, 10))
@@ -48,32 +46,6 @@ def two_colours(rng: np.random.Generator, number: int) -> Parameters:
     """Two different colours that are not background."""
     first = rng.integers(1, 10, number)
     return np.stack([first, (first - 1 + rng.integers(1, 9, number)) % 9 + 1], axis=1)
-
-
-def _drop(grids: Grids, direction: np.ndarray, whole_way: bool) -> Grids:
-    """Every coloured cell falls, as far as there is room below it or by one."""
-    turned = facing(grids, direction)
-    coloured = turned.cells > 0
-    above = np.cumsum(coloured, axis=1, dtype=np.uint8)
-    position = np.flatnonzero(coloured)
-    grid, place = np.divmod(position, AREA)
-    row, column = np.divmod(place, CANVAS)
-    below = above[grid, CANVAS - 1, column] - above.reshape(-1)[position]  # coloured cells under this one
-    floor = turned.height[grid] - 1 - below
-    cells = np.zeros_like(turned.cells)
-    target = floor if whole_way else row + (row < floor)
-    cells.reshape(-1)[grid * AREA + target * CANVAS + column] = turned.cells.reshape(-1)[position]
-    return turned_back(turned._replace(cells=cells), direction)
-
-
-def _gravity(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """Every cell falls in the direction until it lies on another one or on the border."""
-    return _drop(grids, parameters[:, 0], True), everywhere(grids)
-
-
-def _fall(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """One step of `gravity`: every cell under which there is still room moves by one."""
-    return _drop(grids, parameters[:, 0], False), everywhere(grids)
 
 
 def _recolour(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
@@ -181,50 +153,6 @@ def _scene_with_noise(rng: np.random.Generator, parameters: Parameters, limits: 
     return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(1, 4), dots=(1, 4))
 
 
-def _extend(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """Every coloured cell draws a line in the direction, up to the next coloured cell or the border."""
-    direction = parameters[:, 0]
-    turned = facing(grids, direction)
-    cells = _grids.filled_down(turned.cells) * inside(turned)
-    return turned_back(turned._replace(cells=cells), direction), everywhere(grids)
-
-
-def _scene_to_extend(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    families = ("dot", "bar", "rectangle", "corner", "diagonal")
-    return _scenes.draw(
-        rng, limits, *_scenes.sides(rng, len(parameters), limits), number=(1, 5), families=families, extent=(1, 4)
-    )
-
-
-def _connect(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """Background between two cells of one colour takes it: in columns (axis 0) or in rows (axis 1).
-
-    Nothing but background may lie between the two.
-    """
-    turned = transpose(grids, parameters[:, 0] == 1)
-    above = _grids.filled_down(turned.cells)
-    below = _grids.filled_down(turned.cells[:, ::-1])[:, ::-1]
-    return transpose(turned._replace(cells=above * (above == below)), parameters[:, 0] == 1), everywhere(grids)
-
-
-def _scene_of_pairs(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    """Pairs of cells of one colour in line with each other, and cells that have no partner."""
-    n, lines = len(parameters), 5
-    height, width = _scenes.sides(rng, n, limits)
-    line = np.argsort(rng.random((n, CANVAS)) + (width[:, None] <= INDEX), axis=1)[:, :lines]
-    colour = rng.integers(1, 10, (n, lines)).astype(np.uint8)
-    near = (rng.random((n, lines)) * (height // 2 - 1)[:, None]).astype(np.int64)
-    far = height[:, None] - 1 - (rng.random((n, lines)) * (height // 2 - 1)[:, None]).astype(np.int64)
-    paired = rng.random((n, lines)) < 0.6
-    paired[:, 0] = True
-    used = rng.integers(1, min(lines, limits.objects // 2) + 1, n)[:, None] > np.arange(lines)
-    cells = np.zeros((n, CANVAS, CANVAS), np.uint8)
-    grid = np.arange(n)[:, None]
-    cells[grid, near, line] = colour * used
-    cells[grid, far, line] = colour * (used & paired)
-    return transpose(Grids(cells, height, width), parameters[:, 0] == 1)
-
-
 def _combine(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     """Two panels become one, of a colour where the operation holds of their cells (and, or, xor, minus, neither).
 
@@ -260,8 +188,6 @@ def _scene_of_panels(rng: np.random.Generator, parameters: Parameters, limits: L
 
 
 PRIMITIVES = {
-    "gravity": Primitive(("direction",), choices(DIRECTIONS), _gravity, plain_scene),
-    "fall": Primitive(("direction",), choices(DIRECTIONS), _fall, plain_scene, repeats=3),
     "recolour": Primitive(
         ("old", "new"), two_colours, _recolour, _scene_to_recolour, lambda p: ("recolour", p[:, ::-1])
     ),
@@ -280,8 +206,6 @@ PRIMITIVES = {
     "hollow": Primitive((), choices(), _hollow, _scene_of_solids),
     "fill_holes": Primitive(("colour",), choices(COLOURS), _fill_holes, _scene_with_holes),
     "denoise": Primitive((), choices(), _denoise, _scene_with_noise),
-    "extend": Primitive(("direction",), choices(DIRECTIONS), _extend, _scene_to_extend),
-    "connect": Primitive(("axis",), choices((0, 1)), _connect, _scene_of_pairs),
     "combine": Primitive(
         ("operation", "colour", "axis"),
         choices((AND, OR, XOR, MINUS, NEITHER), COLOURS, (0, 1)),

@@ -18,7 +18,6 @@ from jepa.data._grids import (
     facing,
     inside,
     sample,
-    take_rows,
     transform,
     turned_back,
 )
@@ -222,37 +221,6 @@ def _scene_to_symmetrise(rng: np.random.Generator, parameters: Parameters, limit
     return grids._replace(cells=np.where(chosen[:, None, None], np.maximum(damaged, grids.cells), grids.cells))
 
 
-def _continue(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """A pattern of `period` lines goes on in `direction` to the end of the grid.
-
-    Precondition: what there is of it repeats its first `period` lines, of which one is not empty, and there are more.
-    """
-    direction, period = parameters.T
-    turned = facing(grids, direction)
-    predicted = take_rows(turned.cells, np.where(turned.height[:, None] > INDEX, INDEX % period[:, None], -1))
-    agrees = ((turned.cells == predicted) | (turned.cells == 0)).all(axis=(1, 2))
-    start = (turned.cells > 0).any(axis=2) & (period[:, None] > INDEX)
-    known = agrees & start.any(axis=1) & (turned.height > period)
-    return turned_back(turned._replace(cells=predicted), direction), known
-
-
-def _scene_to_continue(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    """Two periods or more of a random motif, and then nothing."""
-    direction, period = parameters.T
-    _, width = _scenes.sides(rng, len(period), limits)
-    height = rng.integers(np.maximum(_scenes.MIN_SIDE, 2 * period + 1), np.maximum(limits.side, 2 * period + 1) + 1)
-    full = (period, np.minimum(width, 8))
-    zero = np.zeros_like(period)
-    region = _scenes.Region(zero, zero, *full)
-    motif = _scenes.draw(rng, limits, height, width, region=region, number=(1, 3), extent=(1, 4)).cells
-    noise = rng.integers(1, 10, motif.shape, np.uint8) * (rng.random(motif.shape, np.float32) < 0.4)
-    noisy = rng.random(len(period)) < 0.5
-    motif = np.where(noisy[:, None, None], noise * (width[:, None] > INDEX)[:, None, :], motif)
-    shown = rng.integers(2 * period, height)
-    rows = np.where(shown[:, None] > INDEX, INDEX % period[:, None], -1)
-    return turned_back(Grids(take_rows(motif, rows), height, width), direction)
-
-
 PRIMITIVES = {
     "rotate": Primitive(("d4",), choices((3, 5, 6)), _turn, plain_scene, _inverse_rotation, repeats=8),
     "reflect": Primitive(("d4",), choices((1, 2, 4, 7)), _turn, plain_scene, lambda p: ("reflect", p), repeats=8),
@@ -273,5 +241,4 @@ PRIMITIVES = {
     "frame": Primitive(("colour",), choices(_COLOURS), _frame, _scene_to_frame, _inverse_frame, repeats=3),
     "trim": Primitive((), choices(), _trim, _scene_to_trim, repeats=3),
     "symmetrise": Primitive(("axis",), choices((0, 1, 2)), _symmetrise, _scene_to_symmetrise),
-    "continue": Primitive(("direction", "period"), choices(DIRECTIONS, (1, 2, 3, 4, 5)), _continue, _scene_to_continue),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jepa.data import _grids, _scenes, _shapes
-from jepa.data._grids import AREA, CANVAS, INDEX, Grids, Objects, counts, facing, inside, sample, take_rows, turned_back
+from jepa.data._grids import AREA, CANVAS, INDEX, Grids, Objects, counts, facing, sample, take_rows, turned_back
 from jepa.data._primitive import Parameters, Primitive, choices
 from jepa.data._primitives_cells import COLOURS
 from jepa.data._primitives_geometry import DIRECTIONS
@@ -145,31 +145,6 @@ def _scene_to_copy(rng: np.random.Generator, parameters: Parameters, limits: Lim
     )
 
 
-def _sort(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
-    """The lines across a direction in the order of their coloured cells, fewest first; ties keep their order.
-
-    Precondition: two lines at least differ in number.
-    """
-    direction = parameters[:, 0]
-    turned = facing(grids, direction)
-    number = np.where(turned.height[:, None] > INDEX, (turned.cells > 0).sum(axis=2), CANVAS + 1)
-    ordered = take_rows(turned.cells, np.argsort(number, axis=1, kind="stable"))
-    inner = turned.height[:, None] > INDEX[1:]
-    unlike = ((number[:, 1:] != number[:, :-1]) & inner).any(axis=1)
-    return turned_back(turned._replace(cells=ordered), direction), unlike
-
-
-def _scene_of_bars(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    """Bars of random lengths that stand on one border, each of a colour."""
-    n = len(parameters)
-    height, width = _scenes.sides(rng, n, limits)
-    length = (rng.random((n, CANVAS)) * (width + 1)[:, None]).astype(np.int64)
-    colour = rng.integers(1, 10, (n, CANVAS)).astype(np.uint8)
-    grids = Grids((length[:, :, None] > INDEX) * colour[:, :, None], height, width)
-    grids.cells[~inside(grids)] = 0
-    return turned_back(_grids.transform(grids, rng.integers(0, 2, n)), parameters[:, 0])
-
-
 def _rank(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
     """A row of the colours of the objects, from the largest (0) or the smallest (1) on.
 
@@ -263,7 +238,6 @@ PRIMITIVES = {
     "recolour_largest": Primitive(("colour",), choices(COLOURS), _recolour_largest, _other_colours),
     "move": Primitive(("colour", "direction"), choices(COLOURS, DIRECTIONS), _move, _scene_to_move),
     "copy": Primitive((), choices(), _copy, _scene_to_copy),
-    "sort": Primitive(("direction",), choices(DIRECTIONS), _sort, _scene_of_bars),
     "rank": Primitive(("which",), choices((LARGEST, SMALLEST)), _rank, _some_objects),
     "count": Primitive(("colour",), choices(COLOURS), _count, _scene_to_count),
     "conditional": Primitive(("attribute", "colour"), choices(_ATTRIBUTES, COLOURS), _conditional, _mixed_objects),

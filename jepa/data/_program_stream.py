@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jepa.data import _compositions, _programs, _scenes
+from jepa.data import _compositions, _grids, _objects, _programs, _scenes
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES, PRIMITIVES
 from jepa.data._programs import Trace
 from jepa.data._scenes import UNLIMITED, Limits
+from jepa.tables import CANVAS
 
 
 class Recipe(NamedTuple):
@@ -33,7 +34,8 @@ def recipes(
 
     In `families` every program begins with a held-out family or, from the second step on, meets one in its first pair;
     in `compositions` its first pair is held out. The rest of a program is what is trained on. A held-out set without a
-    member is left out. Raises ValueError for a length below 1, for limits that are too narrow, and if nothing is left to train on.
+    member is left out. Raises ValueError for a length below 1, for limits that are too narrow, and if nothing is left
+    to train on.
     """
     if length < 1:
         raise ValueError(f"programs of {length} steps; they have at least 1")
@@ -75,6 +77,20 @@ def block(recipe: Recipe, seed: int, size: int, number: int) -> tuple[Trace, _pr
     rng = np.random.default_rng([seed, number])
     draw = functools.partial(sample, recipe)
     return _programs.fill(rng, size, draw, num_scenes=recipe.num_scenes, orbit=recipe.orbit, limits=recipe.limits)
+
+
+def tables(trace: Trace) -> dict[str, np.ndarray]:
+    """The object tables of all grids, leaves [n, S, L + 1, ...], under their background, which is colour 0.
+
+    In the narrowest integers that hold counts of up to 30 x 30 cells.
+    """
+    leading = trace.size.shape[:-1]
+    grids = _grids.unstack(_grids.Grids(trace.cells.reshape(-1, CANVAS, CANVAS), *trace.size.reshape(-1, 2).T))
+    found = _objects.tokenise(grids, [0] * len(grids))
+    return {
+        key: (leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16)).reshape(*leading, *leaf.shape[1:])
+        for key, leaf in found.items()
+    }
 
 
 def stream(

@@ -91,9 +91,10 @@ def draw(
 ) -> Grids:
     """Scenes of the given sizes with `number` objects of these families and extents, and `dots` single cells.
 
-    number, dots, extent: least and most, both included; together no more than the limits allow. Boxes keep `gap` cells apart, and
-    an object that finds no place after a few tries is left out, though never the first. palette uint8 [n, 8]: the
-    colours of the objects, dots last; random without. region: where objects may lie, the whole grid without.
+    number, dots, extent: least and most, both included; together no more objects than the limits allow. Boxes keep
+    `gap` cells apart, and an object that finds no place after a few tries is left out, though never the first. palette
+    uint8 [n, 8]: the colours of the objects, dots last; random without. region: where objects may lie, the whole grid
+    without.
     """
     n, slots = len(height), number[1] + dots[1]
     if slots > MAX_OBJECTS:
