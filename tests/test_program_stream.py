@@ -58,6 +58,8 @@ def test_chains_go_on_with_allowed_pairs_only_and_reach_their_length():
     families = _compositions.chains(rng, 500, np.ones(count, bool), [pairs, pairs])
     assert pairs[pairs_of(families)].all()
     assert {tuple(chain) for chain in families} == {(0, 1, 3), (0, 2, 0), (1, 3, 4), (2, 0, 1), (2, 0, 2)}
+    longer = _compositions.chains(rng, 500, np.ones(count, bool), [pairs] * 4)
+    assert longer.shape == (500, 5) and pairs[pairs_of(longer)].all()
     with pytest.raises(ValueError, match="no program of 3 steps is left"):
         _compositions.chains(rng, 5, np.arange(count) == 3, [pairs, pairs])
 
