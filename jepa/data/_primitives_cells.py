@@ -1,4 +1,4 @@
-"""Primitives that decide cell by cell, from a cell's colour, its line or its neighbours."""
+"""Primitives that decide cell by cell, from the colour of a cell or from its neighbours, and those of two panels."""
 
 from __future__ import annotations
 
