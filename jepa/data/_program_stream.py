@@ -1,0 +1,109 @@
+"""Programs as a function of the step: drawn in blocks, since one large draw costs less than many small ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jepa.data import _compositions, _grids, _objects, _programs, _scenes
+from jepa.data._ahead import Ahead, ahead
+from jepa.data._primitives import FAMILIES, PRIMITIVES
+from jepa.data._programs import Trace
+from jepa.data._scenes import UNLIMITED, Limits
+from jepa.tables import CANVAS
+
+
+class Recipe(NamedTuple):
+    """What is drawn: programs of `length` steps on `num_scenes` scenes each, or orbits of one family."""
+
+    length: int
+    num_scenes: int
+    orbit: bool
+    first: np.ndarray  # bool [K]: the families a program may begin with
+    pairs: tuple[np.ndarray, ...]  # bool [K, K] each: what may follow what at each of the length - 1 transitions
+    limits: Limits  # how large scenes may be
+
+
+def recipes(
+    split: _compositions.Split, *, length: int, num_scenes: int, orbit: bool, limits: Limits = UNLIMITED
+) -> dict[str, Recipe]:
+    """What may be trained on, by `train`, and what is held out, by `families` and, for compositions, `compositions`.
+
+    In `families` every program begins with a held-out family or, from the second step on, meets one in its first pair;
+    in `compositions` its first pair is held out. The rest of a program is what is trained on. A held-out set without a
+    member is left out. Raises ValueError for a length below 1, for limits that are too narrow, and if nothing is left
+    to train on.
+    """
+    if length < 1:
+        raise ValueError(f"programs of {length} steps; they have at least 1")
+    _scenes.check(limits)
+    room = np.array([PRIMITIVES[name].repeats >= length for name in FAMILIES])
+    any_family = np.ones(len(FAMILIES), bool)
+    if orbit:
+        chosen = {"train": split.families & room, "families": ~split.families & room}
+        found = {
+            name: Recipe(length, num_scenes, True, first, (), limits) for name, first in chosen.items() if first.any()
+        }
+    elif length == 1:
+        chosen = {"train": split.families, "families": ~split.families}
+        found = {
+            name: Recipe(length, num_scenes, False, first, (), limits) for name, first in chosen.items() if first.any()
+        }
+    else:
+        firsts = {"train": split.pairs, "families": split.novel_pairs, "compositions": split.held_out_pairs}
+        # A held-out family in the first pair may be its second, and then has to be followed by something.
+        after = {"train": split.pairs, "families": split.pairs | split.novel_pairs, "compositions": split.pairs}
+        found = {
+            name: Recipe(length, num_scenes, False, any_family, (pairs, *[after[name]] * (length - 2)), limits)
+            for name, pairs in firsts.items()
+            if pairs.any()
+        }
+    if "train" not in found:
+        raise ValueError(f"no program of {length} steps is left to train on: hold out fewer families")
+    return found
+
+
+def sample(recipe: Recipe, rng: np.random.Generator, number: int) -> np.ndarray:
+    """Families int64 [number, length] of programs of the recipe."""
+    families = _compositions.chains(rng, number, recipe.first, recipe.pairs)
+    return np.repeat(families, recipe.length, axis=1) if recipe.orbit else families
+
+
+def block(recipe: Recipe, seed: int, size: int, number: int) -> tuple[Trace, _programs.Tally]:
+    """The `size` programs of a block, and the count of what was rejected; the same wherever it is drawn."""
+    rng = np.random.default_rng([seed, number])
+    draw = functools.partial(sample, recipe)
+    return _programs.fill(rng, size, draw, num_scenes=recipe.num_scenes, orbit=recipe.orbit, limits=recipe.limits)
+
+
+def tables(trace: Trace) -> dict[str, np.ndarray]:
+    """The object tables of all grids, leaves [n, S, L + 1, ...], under their background, which is colour 0.
+
+    In the narrowest integers that hold counts of up to 30 x 30 cells.
+    """
+    leading = trace.size.shape[:-1]
+    grids = _grids.unstack(_grids.Grids(trace.cells.reshape(-1, CANVAS, CANVAS), *trace.size.reshape(-1, 2).T))
+    found = _objects.tokenise(grids, [0] * len(grids))
+    return {
+        key: (leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16)).reshape(*leading, *leaf.shape[1:])
+        for key, leaf in found.items()
+    }
+
+
+def stream(
+    recipe: Recipe, *, seed: int, batch_size: int, batches_per_block: int, num_workers: int, depth: int
+) -> tuple[Callable[[int], Trace], Ahead]:
+    """batch(step) -> a Trace of `batch_size` programs, and the blocks it takes them from, which are to be closed."""
+    size = batch_size * batches_per_block
+    blocks = ahead(functools.partial(block, recipe, seed, size), num_workers=num_workers, depth=depth)
+
+    def batch(step: int) -> Trace:
+        number, place = divmod(step, batches_per_block)
+        trace, _ = blocks.get(number)
+        rows = slice(place * batch_size, (place + 1) * batch_size)
+        return Trace(*(field[rows] for field in trace))
+
+    return batch, blocks
