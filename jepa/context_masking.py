@@ -45,9 +45,9 @@ def hide_objects(table: Observation, key: Array, probability: float) -> Observat
     What other tokens say of it stays: the grid's counts of objects and cells, and how many an object touches.
     """
     hidden = jax.random.bernoulli(key, probability, table["mask"].shape).at[..., 0].set(False)
-    of_grid = {name: table[name] for name in ("size", "offset")}
     columns = {"edges": jnp.where(hidden[..., None, :], 0, table["edges"])}
-    return {name: _zero(leaf, hidden) for name, leaf in (table | columns).items()} | of_grid
+    by_token = {name: leaf for name, leaf in {**table, **columns}.items() if name not in ("size", "offset")}
+    return {**table, **{name: _zero(leaf, hidden) for name, leaf in by_token.items()}}
 
 
 def hide_frames(context: Observation, key: Array, probability: float) -> Observation:
