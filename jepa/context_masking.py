@@ -1,16 +1,18 @@
 """Masking of contexts as augmentation: objects and frames that are hidden, objects that are not quite as they were.
 
 Everything acts on the context alone and stays within the schema of `jepa.tables`: what is hidden is 0 everywhere, as
-what was never there. What it learns to do without is for the predictor to find out; the target is as it was.
+what was never there. The target is as it was.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jepa import tables
-from jepa.types import Array, Observation
+from jepa.types import Array, Batch, Observation, PyTree
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # where `disturb` shifts an object
 
@@ -20,6 +22,27 @@ def check(*, drop_objects: float, drop_frames: float, noise: float) -> None:
     for name, share in (("drop_objects", drop_objects), ("drop_frames", drop_frames), ("noise", noise)):
         if not 0 <= share <= 1:
             raise ValueError(f"data.{name} is {share}; it is a probability, from 0 to 1")
+
+
+def masked(
+    gather: Callable[..., Batch], *, drop_objects: float, drop_frames: float, noise: float
+) -> Callable[..., Batch]:
+    """The `gather` of a `Source`, with contexts masked in training by a draw of their own: all else keeps its bits.
+
+    It is for the training source: validation is gathered with `train` as well, and sees contexts whole, so that runs
+    with and without masks compare.
+    """
+    probabilities = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
+    if not any(probabilities.values()):
+        return gather
+
+    def gather_masked(tables: PyTree, rows: PyTree, key: Array, train: bool) -> Batch:
+        batch = gather(tables, rows, key, train)
+        if not train:
+            return batch
+        return batch._replace(context=mask_context(batch.context, jax.random.fold_in(key, 1), **probabilities))
+
+    return gather_masked
 
 
 def mask_context(

@@ -121,9 +121,8 @@ def build(
     at_random = _batches.uniform_over_tasks(np.bincount(training.groups), seed=seed, batch_size=batch_size)
     sources = {name: source(examples, held_out, in_order, {}) for name, examples in controls.items()}
     sources |= {name: _with_negatives(sources["arc"], chosen) for name, chosen in negatives.items()}
-    shown_source = source(training, shown, at_random, sources)
-    # Validation draws symmetries too; masks it does not, so that runs with and without compare on the same contexts.
-    return shown_source._replace(gather=partial(_masked, masking, gather)) if any(masking.values()) else shown_source
+    training_source = source(training, shown, at_random, sources)
+    return training_source._replace(gather=context_masking.masked(gather, **masking))
 
 
 def _check(batch_size: int, stream: str, num_views: int, num_negatives: int) -> None:
@@ -292,13 +291,3 @@ def _gather_views(
         sequence = symmetries.augment(sequence, tables["extent"][views], key, **symmetry)
     views = jax.tree.map(lambda leaf: leaf[:, :, 0], sequence)
     return Batch(tables["ids"][indices], tables["groups"][indices], views=views)
-
-
-def _masked(
-    masking: Mapping[str, float], gather: Callable, tables: PyTree, indices: Array, key: Array, train: bool
-) -> Batch:
-    """The batch of `gather`, its context masked if `train`."""
-    batch = gather(tables, indices, key, train)
-    if not train:
-        return batch
-    return batch._replace(context=context_masking.mask_context(batch.context, jax.random.fold_in(key, 1), **masking))
