@@ -47,6 +47,15 @@ def enumerated(num_examples: int, *, seed: int, batch_size: int) -> Indices:
     return indices
 
 
+def stored(num_examples: int, *, batch_size: int) -> Indices:
+    """indices(step) -> int64 [B]: all examples as they are numbered, then round again."""
+
+    def indices(step: int, level: int = 0) -> np.ndarray:
+        return (step * batch_size + np.arange(batch_size)) % num_examples
+
+    return indices
+
+
 def shuffled(num_examples: int, *, seed: int, batch_size: int) -> Indices:
     """indices(step) -> int64 [B]: every epoch shows each example once, in a new order; nothing of length N is kept.
 
@@ -54,7 +63,7 @@ def shuffled(num_examples: int, *, seed: int, batch_size: int) -> Indices:
     below N (Black & Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002, the cycle-walking cipher).
     """
 
-    def indices(step: int) -> np.ndarray:
+    def indices(step: int, level: int = 0) -> np.ndarray:
         epoch, place = np.divmod(step * batch_size + np.arange(batch_size), num_examples)
         examples = np.empty(batch_size, np.int64)
         for number in range(epoch[0], epoch[-1] + 1):

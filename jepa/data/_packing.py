@@ -93,7 +93,9 @@ def pack(tables: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     again = unpack(records, starts)
     wrong = [key for key, leaf in again.items() if not np.array_equal(leaf, tables[key])]
     if wrong:
-        raise ValueError(f"tables {wrong} do not come from the tokenizer as they are; there is no record of such tables")
+        raise ValueError(
+            f"tables {wrong} do not come from the tokenizer as they are; there is no record of such tables"
+        )
     return records, lengths
 
 
@@ -116,7 +118,9 @@ def unpack(records: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
     counts[coloured] = records[at_counts[:, None] + np.arange(2)].view("<u2")[:, 0]
     flags = (tokens["flags"][:, None] & _FLAGS) > 0
     tables["histogram"][grid, token] = counts
-    tables["shape"][grid, token] = np.concatenate([counts.sum(axis=1, dtype=np.int16)[:, None], tokens["shape"]], axis=1)
+    tables["shape"][grid, token] = np.concatenate(
+        [counts.sum(axis=1, dtype=np.int16)[:, None], tokens["shape"]], axis=1
+    )
     tables["border"][grid, token], tables["symmetry"][grid, token] = flags[:, 0], flags[:, 1:]
     for key in ("moment", "box", "bitmap"):
         tables[key][grid, token] = tokens[key]

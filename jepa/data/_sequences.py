@@ -1,11 +1,11 @@
 """Sequences of grids as examples: numbered rows of one object table, and the batch that is made of them.
 
 What a step shows, before any augmentation, is a tree of arrays, "the rows of a step"; every sequence source gives this
-one, whether its tables lie in memory, come from a generator, or are read from disk:
+one, whether its tables lie in memory, are drawn, or are read from disk:
 
 | key         | dtype, shape             | meaning                                                                     |
 |-------------|--------------------------|-----------------------------------------------------------------------------|
-| `sequence`  | object tables [B, T, ..] | the frames, the target last; a frame that is missing has no token at all    |
+| `grids`     | object tables [B, T, ..] | the frames, the target last; a frame that is missing has no token at all    |
 | `ids`       | int32 [B]                | content of the target grid                                                  |
 | `groups`    | int32 [B]                | the task                                                                    |
 | `extent`    | int [B, 2]               | the height and the width that the sequence needs in the canvas              |
@@ -81,12 +81,17 @@ def with_foreign_demonstrations(own: Examples) -> tuple[Examples, Examples]:
     room in the canvas that either of them needs, so that one key translates them alike.
     """
     rng = np.random.default_rng(VALIDATION_SEED)
-    counts = np.bincount(own.groups)
+    counts = per_task(own)
     other = (own.groups + rng.integers(1, len(counts), size=len(own.groups))) % len(counts)
     lender = (np.cumsum(counts) - counts)[other] + rng.integers(counts[other])
     windows = np.concatenate([own.windows[lender, :-2], own.windows[:, -2:]], axis=1)
     extent = np.maximum(own.extent, own.extent[lender])
     return own._replace(extent=extent), own._replace(windows=windows, extent=extent)
+
+
+def per_task(examples: Examples) -> np.ndarray:
+    """int64 [tasks]: how many examples each task has."""
+    return np.bincount(examples.groups)
 
 
 def stats(examples: Examples, table: Observation) -> dict[str, float]:
@@ -108,7 +113,7 @@ def stats(examples: Examples, table: Observation) -> dict[str, float]:
 def look_up(tables: PyTree, indices: Array) -> dict[str, PyTree]:
     """The rows of a step of a source whose object tables `rows` and `Examples` lie in memory, of examples int32 [B]."""
     rows = {
-        "sequence": jax.tree.map(lambda leaf: leaf[tables["windows"][indices]], tables["rows"]),
+        "grids": jax.tree.map(lambda leaf: leaf[tables["windows"][indices]], tables["rows"]),
         **{key: tables[key][indices] for key in ("ids", "groups", "extent")},
     }
     if "negatives" in tables:
@@ -120,7 +125,7 @@ def look_up(tables: PyTree, indices: Array) -> dict[str, PyTree]:
 
 def to_batch(symmetry: Mapping[str, bool], rows: Mapping[str, PyTree], key: Array, train: bool) -> Batch:
     """Context and target of the rows of a step: one symmetry for each sequence and its negatives if `train`."""
-    sequence, extent = rows["sequence"], rows["extent"].astype(jnp.int32)
+    sequence, extent = rows["grids"], rows["extent"].astype(jnp.int32)
     if train:
         sequence = symmetries.augment(sequence, extent, key, **symmetry)
     batch = Batch(
@@ -149,7 +154,7 @@ def to_views(
     def repeated(leaf: Array) -> Array:  # [B, ...] -> [B, V, ...]
         return jnp.repeat(leaf[:, None], num_views, axis=1)
 
-    sequence = jax.tree.map(repeated, rows["sequence"])  # [B, V, 1, ...]
+    sequence = jax.tree.map(repeated, rows["grids"])  # [B, V, 1, ...]
     if train:
         sequence = symmetries.augment(sequence, repeated(rows["extent"].astype(jnp.int32)), key, **symmetry)
     return Batch(rows["ids"], rows["groups"], views=jax.tree.map(lambda leaf: leaf[:, :, 0], sequence))

@@ -158,7 +158,7 @@ def rows(shards: Shards, split: str, examples: np.ndarray) -> dict[str, Any]:
     """The rows of a step, as `jepa.data._sequences` describes them, of examples of a split, int [B]."""
     columns = {name: column[examples] for name, column in shards.columns[split].items()}
     found = {name: column for name, column in columns.items() if name != "windows" and not name.startswith("negative_")}
-    found["sequence"] = grids(shards, columns["windows"])
+    found["grids"] = grids(shards, columns["windows"])
     if "negative_rows" in columns:
         found["negatives"] = {
             "table": grids(shards, columns["negative_rows"]),
