@@ -3,8 +3,8 @@
     python -m jepa.cache --config=configs/lejepa_manifest.py --config.data.paths='orbits/*.jsonl.gz' --output=orbits
     python -m jepa.main --config=configs/lejepa_manifest.py:cache --config.data.folder=orbits
 
-A source that lies in memory (arc, manifest) is stored whole; of one that is drawn without end (programs) as many grids as
---num_grids says, by default those that the run of the config would see, and config.final_examples of each held-out
+A source that lies in memory (arc, manifest) is stored whole; of one that is drawn without end (programs) as many grids
+as --num_grids says, by default those that the run of the config would see, and config.final_examples of each held-out
 source. What is stored is what the source shows before augmentation, so that the same symmetries act on it. The files
 are described in `jepa/data/_shards.py` and `jepa/data/_packing.py`; index.json is written last.
 """
@@ -30,6 +30,7 @@ from jepa.types import Observation, Source
 
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
 NUM_GRIDS = flags.DEFINE_integer("num_grids", None, "Grids to draw from a source without end.")
+SOURCE = flags.DEFINE_string("source", None, "Of a mixture, the source to store, by its name in config.data.sources.")
 LEVEL_OF_DATA = flags.DEFINE_integer("level", None, "The level of difficulty to draw them from; the last if not given.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the cache that is there, or what is left of one.")
 
@@ -43,6 +44,7 @@ def write(
     config: ConfigDict,
     output: Path,
     *,
+    source_name: str | None = None,
     num_grids: int | None = None,
     level: int | None = None,
     grids_per_shard: int = _shards.GRIDS_PER_SHARD,
@@ -54,30 +56,30 @@ def write(
     folder that holds anything.
     """
     config_checks.check(config)
-    options = dict(seed=config.seed, batch_size=config.batch_size, cache_dir=config.cache_dir)
+    data = _one_of(config.data, source_name)
     _check_output(output, overwrite)
-    source = registry.build("data", config.data.name, **options, **keywords(config.data))
+    options = dict(seed=config.seed, batch_size=config.batch_size, cache_dir=config.cache_dir)
+    source = registry.build("data", data.name, **options, **keywords(data))
     try:
         splits = {"train": source} | dict(source.validation)
-        drawn = {name for name, split in splits.items() if _is_drawn(split, config.data.name)}
-        if source.num_levels > 1:  # a cache has one level
+        if source.num_levels > 1:  # a cache has one
             splits = {name: split for name, split in splits.items() if not name.endswith(LEVEL)}
-        steps = _steps(config, source, "train" in drawn, num_grids)
+        drawn = _drawn(config, source, splits, num_grids)
         level = source.num_levels - 1 if level is None else level
         if not 0 <= level < source.num_levels:
             raise ValueError(f"--level is {level}; the source has the levels 0 to {source.num_levels - 1}")
-        output.mkdir(parents=True, exist_ok=True)
+        _make_room(output)
         facts: dict[str, Any] = {}
-        blocks = _blocks(output, splits, drawn, {"train": steps, "level": level, "batches": _batches(config)}, facts)
-        total = None if drawn else len(source.tables["rows"]["mask"])
+        blocks = _blocks(output, splits, drawn, level, facts)
+        total = sum(drawn.values()) or -(-len(source.tables["rows"]["mask"]) // BLOCK)
         num, shards = _shards.write_grids(output, _with_bar(blocks, output, total), grids_per_shard)
     finally:
         source.close()
     written = sum(path.stat().st_size for path in output.glob("*.npy"))
-    drawn_from = (steps, level, config.batch_size, config.final_examples) if drawn else ()
+    content = (source.digest, level, config.batch_size, sorted(drawn.items()))
     index = {
-        "digest": hashlib.sha256(repr((source.digest, drawn_from)).encode()).hexdigest(),
-        "data": config_checks.as_json(config)["data"],
+        "digest": hashlib.sha256(repr(content).encode()).hexdigest(),
+        "data": config_checks.as_json(data),
         "grids": num,
         "bytes": written,
         "bytes_per_grid": written / num,
@@ -89,8 +91,21 @@ def write(
     return index
 
 
+def _one_of(data: ConfigDict, source_name: str | None) -> ConfigDict:
+    """The data of a config or, of a mixture, one of its sources: a cache is of one, and a mixture may be of caches."""
+    if data.name != "mixture":
+        if source_name is not None:
+            raise ValueError(f"--source is for a mixture, but config.data.name is {data.name!r}")
+        return data
+    if source_name is None:
+        raise ValueError(f"config.data is a mixture: say with --source which of {sorted(data.sources)} to store")
+    if source_name not in data.sources:
+        raise ValueError(f"--source is {source_name!r}: {registry.nearest(source_name, data.sources)}")
+    return data.sources[source_name]
+
+
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Makes room for a cache. Raises ValueError where there is something else, or another cache without `overwrite`."""
+    """Raises ValueError where the folder holds something else, or another cache without `overwrite`."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -102,61 +117,57 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if there and not overwrite:
         what = "a cache" if output / _shards.INDEX in there else "what is left of a cache that was not finished"
         raise ValueError(f"--output {output} holds {what}; --overwrite replaces it")
-    for path in sorted(there, key=lambda path: path.name != _shards.INDEX):  # without its index it is no cache
+
+
+def _make_room(output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(output.iterdir(), key=lambda path: path.name != _shards.INDEX):  # without it, it is no cache
         path.unlink()
 
 
-def _is_drawn(source: Source, name: str) -> bool:
-    """Whether a source gives its grids with the rows of a step. Raises ValueError if it has no sequences of grids."""
-    if isinstance(source.tables, Mapping) and set(source.tables) >= _IN_MEMORY:
-        return False
-    rows = source.indices(0)
-    if not isinstance(rows, Mapping) or not set(rows) >= _DRAWN:
-        raise ValueError(
-            f"data {name!r} shows no sequences of object tables, which is what a cache holds; arc, manifest and "
-            "programs do; of a mixture, write a cache of each part and mix them"
-        )
-    return True
+def _drawn(config: ConfigDict, source: Source, splits: Mapping[str, Source], num_grids: int | None) -> dict[str, int]:
+    """How many steps are stored of each split that gives its grids with the rows of a step; others are stored whole.
 
-
-def _batches(config: ConfigDict) -> int:
-    return -(-config.final_examples // config.batch_size)
-
-
-def _steps(config: ConfigDict, source: Source, drawn: bool, num_grids: int | None) -> int:
-    """How many steps of a source without end are stored; 0 of one that lies in memory."""
-    if not drawn:
-        if num_grids is not None:
-            raise ValueError(f"--num_grids is for data that is drawn; {config.data.name!r} is stored as it is")
-        return 0
-    if num_grids is None:
-        return config.num_steps
-    if num_grids < 1:
+    Raises ValueError for a split that does neither, and for a number of grids that is no use.
+    """
+    if num_grids is not None and num_grids < 1:
         raise ValueError(f"--num_grids is {num_grids}; it must be at least 1")
-    return -(-num_grids // source.indices(0)["grids"]["mask"][..., 0].size)
+    steps = {}
+    for name, split in splits.items():
+        if isinstance(split.tables, Mapping) and set(split.tables) >= _IN_MEMORY:
+            continue
+        rows = split.indices(0)
+        if not isinstance(rows, Mapping) or not set(rows) >= _DRAWN:
+            raise ValueError(
+                "this source shows no sequences of object tables, which is what a cache holds; arc, manifest and "
+                "programs do"
+            )
+        steps[name] = -(-config.final_examples // config.batch_size)
+        if name == "train":
+            of_a_step = rows["grids"]["mask"][..., 0].size
+            steps[name] = config.num_steps if num_grids is None else -(-num_grids // of_a_step)
+    if num_grids is not None and "train" not in steps:
+        raise ValueError("--num_grids is for data that is drawn without end; this source is stored whole")
+    return steps
 
 
-def _with_bar(blocks: Iterable[Observation], output: Path, total: int | None) -> Iterator[Observation]:
+def _with_bar(blocks: Iterable[Observation], output: Path, total: int) -> Iterator[Observation]:
     with _progress.bar(f"writing {output}") as bar:
-        task = bar.add_task("", total=total)
-        for tables in blocks:
-            yield tables
-            bar.advance(task, len(tables["mask"]))
+        yield from bar.track(blocks, total=total)
 
 
 # The grids of all splits in a row, while their columns are written.
 
 
 def _blocks(
-    folder: Path, splits: Mapping[str, Source], drawn: set[str], extent: Mapping[str, int], facts: dict[str, Any]
+    folder: Path, splits: Mapping[str, Source], drawn: Mapping[str, int], level: int, facts: dict[str, Any]
 ) -> Iterator[Observation]:
     """Tables [G, ...]; adds to `facts` what the index says of each split. Tables that splits share come once."""
     first, placed = 0, {}
     for name, source in splits.items():
         if name in drawn:
-            steps = extent["train"] if name == "train" else extent["batches"]
             columns: dict[str, np.ndarray] = {}
-            for tables in _drawn_blocks(folder, name, source, steps, extent["level"], first, columns):
+            for tables in _drawn_blocks(folder, name, source, drawn[name], level, first, columns):
                 yield tables
                 first += len(tables["mask"])
         else:
@@ -220,7 +231,14 @@ def command(argv: list[str]) -> None:
     backend.select_platform("cpu")
     backend.use_compile_cache(config.cache_dir)
     output = Path(OUTPUT.value).expanduser()
-    index = write(config, output, num_grids=NUM_GRIDS.value, level=LEVEL_OF_DATA.value, overwrite=OVERWRITE.value)
+    index = write(
+        config,
+        output,
+        source_name=SOURCE.value,
+        num_grids=NUM_GRIDS.value,
+        level=LEVEL_OF_DATA.value,
+        overwrite=OVERWRITE.value,
+    )
     examples = index["splits"]["train"]["examples"]
     print(
         f"{output}: {index['grids']} grids, {examples} examples to train on, {index['bytes'] / MIB:,.1f} MiB, "

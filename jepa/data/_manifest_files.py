@@ -17,7 +17,8 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,21 +78,16 @@ def read(files: list[Path], *, skip_malformed: bool, reading: Reading) -> Iterat
     """
     named = collections.Counter(file.stem for file in files if file.suffix == ".json")
     with _progress.bar("reading") as bar:
-        progress = bar.add_task("", total=sum(file.stat().st_size for file in files))
-        before = 0
+        progress, before = bar.add_task("", total=sum(file.stat().st_size for file in files)), 0
         for file in files:
-            if file.suffix == ".json":
-                # Files of one name in several folders are different tasks.
-                task = file.stem if named[file.stem] == 1 else file.with_suffix("").as_posix()
-                parts: Iterable = [(file.stat().st_size, str(file), lambda f=file, t=task: _of_file(f, t, reading))]
-            else:
-                parts = _lines(file, reading)
-            for position, where, parse in parts:
+            # Files of one name in several folders are different tasks.
+            task = file.stem if named[file.stem] == 1 else file.with_suffix("").as_posix()
+            for position, parse in _lines(file, reading) if file.suffix != ".json" else _whole(file, task, reading):
                 try:
                     records = parse()
                 except ValueError as error:
                     if not skip_malformed:
-                        raise ValueError(f"{error}; config.data.skip_malformed leaves such lines out") from error
+                        raise ValueError(f"{error}; config.data.skip_malformed=True leaves it out") from error
                     reading.skipped.append(str(error))
                     records = []
                 yield from records
@@ -99,22 +95,27 @@ def read(files: list[Path], *, skip_malformed: bool, reading: Reading) -> Iterat
             before += file.stat().st_size
 
 
-def _lines(file: Path, reading: Reading) -> Iterator[tuple[int, str, Any]]:
-    """For every line that is not blank: how far the file is read, which line it is, and a function that parses it."""
+Parts = Iterator[tuple[int, Callable[[], list[Record]]]]  # how far a file is read, and what parses this part of it
+
+
+def _lines(file: Path, reading: Reading) -> Parts:
     reading.digest.update(b"lines")
-    with open(file, "rb") as raw, gzip.open(raw) if file.suffix == ".gz" else raw as lines:
-        number = 0
-        try:
+    number = 0
+    try:
+        with open(file, "rb") as raw, gzip.open(raw) if file.suffix == ".gz" else raw as lines:
             for number, line in enumerate(lines, 1):
                 reading.digest.update(line)
                 if not line.isspace():
-                    where = f"{file}, line {number}"
-                    yield raw.tell(), where, lambda line=line, where=where: [_of_line(line, where)]
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{file} is damaged after line {number}: {error}") from error
+                    yield raw.tell(), partial(_of_line, line, f"{file}, line {number}")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} is damaged after line {number}: {error}") from error
 
 
-def _of_line(line: bytes, where: str) -> Record:
+def _whole(file: Path, task: str, reading: Reading) -> Parts:
+    yield file.stat().st_size, partial(_of_file, file, task, reading)
+
+
+def _of_line(line: bytes, where: str) -> list[Record]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -122,9 +123,9 @@ def _of_line(line: bytes, where: str) -> Record:
     if not isinstance(content, dict):
         raise ValueError(f"{where} is no object: {_SHAPES}")
     if "input" in content and "output" in content:
-        kind, grids = "pair", [_grid(content[name], f"{where}, {name}") for name in ("input", "output")]
+        kind, grids = "pair", [_objects.check_grid(content[name], f"{where}, {name}") for name in ("input", "output")]
     elif "context" in content and "target" in content:
-        target = _grid(content["target"], f"{where}, target")
+        target = _objects.check_grid(content["target"], f"{where}, target")
         kind, grids = "context", [*_grids(content["context"], f"{where}, context"), target]
     elif "frames" in content:
         kind, grids = "frames", _grids(content["frames"], f"{where}, frames")
@@ -132,7 +133,7 @@ def _of_line(line: bytes, where: str) -> Record:
             raise ValueError(f"{where}, frames: there is one frame; a sequence has at least two")
     else:
         raise ValueError(f"{where} has the fields {sorted(content)}; {_SHAPES}")
-    return Record(kind, grids, _task_of(content, grids), where)
+    return [Record(kind, grids, _task_of(content, grids), where)]
 
 
 def _task_of(content: dict[str, Any], grids: list[np.ndarray]) -> str:
@@ -157,11 +158,7 @@ def _of_file(file: Path, task: str, reading: Reading) -> list[Record]:
     return [Record("pair", [x, y], task, str(file)) for x, y in pairs]
 
 
-def _grid(raw: Any, where: str) -> np.ndarray:
-    return _objects.check_grid(raw, where)
-
-
 def _grids(raw: Any, where: str) -> list[np.ndarray]:
     if not isinstance(raw, list) or not raw:
         raise ValueError(f"{where} is not a list of grids, at least one")
-    return [_grid(grid, f"{where}[{place}]") for place, grid in enumerate(raw)]
+    return [_objects.check_grid(grid, f"{where}[{place}]") for place, grid in enumerate(raw)]

@@ -1,11 +1,11 @@
 """Folders of packed object tables that are read by memory map: what is in them, how they are written and opened.
 
-| file                          | contents                                                                               |
-|-------------------------------|----------------------------------------------------------------------------------------|
-| `grids-00000.npy`, ...        | uint8: records of `jepa.data._packing`, of as many grids a shard as the index says     |
-| `grids-00000.starts.npy`, ... | uint32: where each begins, and where the last one ends                                 |
-| `<split>.<column>.npy`        | a row for each example: `windows` are numbers of grids, the rest is that of a step's rows |
-| `index.json`                  | how many there are, and length and CRC-32 of every file; it is written last            |
+| file                        | contents                                                                             |
+|-----------------------------|--------------------------------------------------------------------------------------|
+| `grids-00000.npy`, ..       | uint8: records of `jepa.data._packing`, of as many grids a shard as the index says   |
+| `grids-00000.starts.npy`, ..| uint32: where each begins, and where the last one ends                               |
+| `<split>.<column>.npy`      | a row an example: `windows` numbers its grids, the rest is as in `_sequences`        |
+| `index.json`                | what there is, and the length and CRC-32 of every file; it is written last           |
 """
 
 from __future__ import annotations

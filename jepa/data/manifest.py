@@ -45,35 +45,22 @@ def build(
     `target_offset` after the context. Pairs of one task or rule are joined into analogies, (x_i, y_i, x_j) and y_j: all
     n (n - 1) of them, or n times `max_demonstrations` where that is less; a pair by itself shows x and asks for y.
 
-    A hash of the task holds out `validation_share` of the tasks. `validation['manifest']` enumerates their examples and,
-    if all are analogies, `validation['manifest_foreign_demo']` the same ones after demonstrations of another task. d4,
-    palette and translation turn parts of the symmetry off, one of which is drawn for each sequence. The background is
-    that of the context.
+    A hash of the task holds out `validation_share` of the tasks. `validation['manifest']` enumerates their examples
+    and, if all are analogies, `validation['manifest_foreign_demo']` the same ones after demonstrations of another
+    task. d4, palette and translation turn parts of the symmetry off, one of which is drawn for each sequence. The
+    background is that of the context.
 
     Raises ValueError, naming file, line and field, for what is malformed; with `skip_malformed` such lines are left
     out, counted in `stats`, and the first is printed. Also for a size out of range, and a share that leaves no task.
     """
     _check(batch_size, context_window, target_offset, max_demonstrations)
-    reading = Reading(hashlib.sha256(), [])
-    tasks: dict[str, Task] = {}
-    for record in _manifest_files.read(
-        _manifest_files.files_of(paths or ()), skip_malformed=skip_malformed, reading=reading
-    ):
-        if record.kind != "frames" and target_offset > 1:
-            raise ValueError(
-                f"{record.where} has a single answer, but config.data.target_offset is {target_offset}; only lines of "
-                "frames have a grid so far ahead"
-            )
-        tasks.setdefault(record.task, []).append(record)
-    if reading.skipped:
-        print(f"{len(reading.skipped)} malformed lines or files are left out, the first of them: {reading.skipped[0]}")
-
+    tasks, reading = _read(paths or (), skip_malformed, target_offset)
     sequences = partial(_sequences_of, window=context_window, offset=target_offset, most=max_demonstrations)
-    tasks = {name: task for name, task in tasks.items() if next(sequences(task), None) is not None}
-    shown, held_out = _collections.split(tasks, validation_share)
+    usable = [name for name, task in tasks.items() if next(sequences(task), None) is not None]
+    shown, held_out = _collections.split(usable, validation_share)
     if not shown or not held_out:
         raise ValueError(
-            f"validation_share {validation_share} of {len(tasks)} tasks leaves {len(shown)} to train on and "
+            f"validation_share {validation_share} of {len(usable)} tasks leaves {len(shown)} to train on and "
             f"{len(held_out)} to validate on; at least 1 and 1 are needed: change the share or add tasks"
         )
     rows: dict = {}
@@ -122,6 +109,22 @@ def _check(batch_size: int, context_window: int, target_offset: int, max_demonst
             raise ValueError(f"{name} is {size}; it must be at least 1")
     if context_window > MAX_WINDOW:
         raise ValueError(f"context_window is {context_window}; it must be from 1 to {MAX_WINDOW}")
+
+
+def _read(paths: str | tuple[str, ...], skip_malformed: bool, target_offset: int) -> tuple[dict[str, Task], Reading]:
+    """The records of all files by the task that they name, and what else there is to say of the reading."""
+    reading = Reading(hashlib.sha256(), [])
+    tasks: dict[str, Task] = {}
+    for record in _manifest_files.read(_manifest_files.files_of(paths), skip_malformed=skip_malformed, reading=reading):
+        if record.kind != "frames" and target_offset > 1:
+            raise ValueError(
+                f"{record.where} has a single answer, but target_offset is {target_offset}; only lines of frames have "
+                "a grid so far ahead"
+            )
+        tasks.setdefault(record.task, []).append(record)
+    if reading.skipped:
+        print(f"{len(reading.skipped)} malformed lines or files are left out, the first of them: {reading.skipped[0]}")
+    return tasks, reading
 
 
 # From records to sequences.
