@@ -1,7 +1,7 @@
 """Tokenises what a run would be shown, once, into memory-mapped shards that training reads without loading them.
 
-    python -m jepa.cache --config=configs/lejepa_manifest.py --config.data.paths='orbits/*.jsonl.gz' --output=orbits
-    python -m jepa.main --config=configs/lejepa_manifest.py:cache --config.data.folder=orbits
+    python -m jepa.cache --config=configs/lejepa_manifest.py --config.data.paths='orbits/*.jsonl.gz' --output=cached
+    python -m jepa.main --config=configs/lejepa_manifest.py:cache --config.data.folder=cached
 
 A source that lies in memory (arc, manifest) is stored whole; of one that is drawn without end (programs) as many grids
 as --num_grids says, by default those that the run of the config would see, and config.final_examples of each held-out
@@ -227,7 +227,7 @@ def _columns_in_memory(folder: Path, name: str, source: Source, first: int) -> d
 def command(argv: list[str]) -> None:
     config = main.chosen_config(argv[1:])
     if OUTPUT.value is None:
-        raise ValueError("there is no --output; it is the folder to write, as in --output=orbits")
+        raise ValueError("there is no --output; it is the folder to write, as in --output=cached")
     backend.select_platform("cpu")
     backend.use_compile_cache(config.cache_dir)
     output = Path(OUTPUT.value).expanduser()
@@ -248,14 +248,12 @@ def command(argv: list[str]) -> None:
 
 def run() -> None:
     """The entry point: a mistake of the user is one sentence and exit code 2, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app.run(command, argv=[sys.argv[0], "--verbosity=-1", *sys.argv[1:]], flags_parser=main.parse_flags)
     except KeyboardInterrupt:
-        output = OUTPUT.value
-        print(
-            f"jepa: interrupted; {output} has no {_shards.INDEX} and is not read by anything: --overwrite replaces it",
-            file=sys.stderr,
-        )
+        sentence = f"interrupted; {OUTPUT.value} has no {_shards.INDEX} and is no cache: --overwrite replaces it"
+        print(f"jepa: {sentence}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         print(f"jepa: {error}", file=sys.stderr)
@@ -267,5 +265,4 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
     run()

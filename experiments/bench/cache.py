@@ -38,23 +38,21 @@ def anonymous() -> int:
 
 
 def measure(folder: str, steps: int, batch_size: int) -> dict[str, float]:
-    """Peak memory of as many steps, and grids a second of reading them alone and with all that makes a batch."""
+    """Peak memory of as many steps, grids per CPU-second of reading them, and how long a step waits by a clock."""
     began = time.perf_counter()
     source = cached.build(seed=0, batch_size=batch_size, cache_dir="", folder=folder)
     opened = time.perf_counter() - began
     gather, key = jax.jit(source.gather, static_argnums=3), jax.random.key(0)
-    peak, reading, batches = 0, [], []
+    peak, reading, waits = 0, [], []
     for step in range(steps + 1):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.thread_time()
         rows = source.indices(step)
-        read = time.perf_counter()
+        reading.append(time.thread_time() - cpu)
+        waits.append(time.perf_counter() - began)
         jax.block_until_ready(gather(source.tables, rows, jax.random.fold_in(key, step), True))
-        reading.append(read - began)
-        batches.append(time.perf_counter() - began)
         peak = max(peak, anonymous())
-    num = rows["grids"]["mask"][..., 0].size
-    read, batch = (num / np.median(seconds[1:]) for seconds in (reading, batches))
-    return {"peak": peak, "opened": opened, "read": read, "batch": batch, "slowest": max(reading[1:])}
+    rate = rows["grids"]["mask"][..., 0].size / np.median(reading)
+    return {"peak": peak, "opened": opened, "rate": rate, "typical": np.median(waits), "slowest": max(waits)}
 
 
 def list_often(folder: Path, times: int, output: Path) -> None:
@@ -104,12 +102,12 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     large = args.times * args.shards * PER_SHARD
     folders[large] = folder / "large"
     list_often(folder / str(args.shards), args.times, folders[large])
-    print(f"{'grids':>12}{'anonymous MiB':>15}{'grids / s':>12}{'as batches':>12}{'slowest ms':>12}{'to open s':>11}")
+    print(f"{'grids':>12}{'anonymous MiB':>15}{'grids / CPU s':>15}{'ms a step':>11}{'at most':>9}{'to open s':>11}")
     for grids, where in folders.items():
         found = in_a_process(where, args)
         print(
-            f"{grids:12,}{found['peak'] / MIB:15,.0f}{found['read']:12,.0f}{found['batch']:12,.0f}"
-            f"{1e3 * found['slowest']:12.1f}{found['opened']:11.1f}"
+            f"{grids:12,}{found['peak'] / MIB:15,.0f}{found['rate']:15,.0f}{1e3 * found['typical']:11.1f}"
+            f"{1e3 * found['slowest']:9.1f}{found['opened']:11.1f}"
         )
 
 

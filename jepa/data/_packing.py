@@ -11,7 +11,7 @@ The record of a grid with n tokens, c colours of tokens in all and m objects, li
 | m (m - 1) / 2  | `edges` of objects i < j, row by row                                                           |
 
 The area is the sum of the cells; edges the other way round say "contained" for "contains"; the offset is 0. A grid of
-programs takes 190 bytes instead of 3000.
+programs takes 160 bytes where its tables have 3000.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def _pairs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     objects = mask[:, 1:OVERFLOW]
     widest = int(np.flatnonzero(objects.any(axis=0)).max(initial=-1)) + 1
     objects = objects[:, :widest]
-    grid, first, second = np.nonzero(objects[:, :, None] & objects[:, None, :] & _UPPER[None, :widest, :widest])
+    together = objects[:, :, None] & objects[:, None, :] & _UPPER[None, :widest, :widest]
+    place, second = np.divmod(np.flatnonzero(together), max(widest, 1))  # several times as fast as np.nonzero
+    grid, first = np.divmod(place, max(widest, 1))
     return grid, first + 1, second + 1
 
 
