@@ -150,6 +150,20 @@ def test_batches_are_those_of_the_source_to_the_bit(folder, tmp_path, spec):
     assert_same(gathered(ours, 5, False), gathered(raw, 5, False))
 
 
+@pytest.mark.slow
+def test_batches_of_programs_are_those_that_were_drawn(tmp_path):
+    config = main.load_config("configs/lejepa_programs.py:tiny")
+    config.final_examples = 16
+    options = dict(seed=config.seed, batch_size=config.batch_size, cache_dir=config.cache_dir)
+    raw = registry.build("data", "programs", **options, **keywords(config.data.sources.analogies))
+    cache.write(config, tmp_path / "cache", source_name="analogies", num_grids=128)
+    ours = open_cache(tmp_path / "cache", batch_size=config.batch_size, order="stored")
+    assert list(ours.validation) == list(raw.validation)
+    assert_same(gathered(ours, 1, True), gathered(raw, 1, True))
+    for name in raw.validation:
+        assert_same(ours.validation[name].indices(0)["grids"], raw.validation[name].indices(0)["grids"])
+
+
 def drawn_source(table: dict, batch_size: int, with_level: bool = True) -> Source:
     """A stream of sequences of three of these grids, another one on each of two levels, and a held-out one."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import lejepa_manifest
-from jepa import parts, train
+from jepa import curriculum, parts, train
 from jepa.data import _collections, _manifest_files, _objects, _sequences, arc, manifest
 
 
@@ -280,16 +280,19 @@ def test_an_answer_has_no_grid_after_it(tmp_path, build):
 # --- the config -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_config_trains_on_a_manifest(tmp_path):
+def test_a_step_of_the_config_takes_a_manifest(tmp_path):
+    """Traced and not computed."""
     rng = np.random.default_rng(12)
     config = lejepa_manifest.get_config("tiny")
-    config.data.paths = write(
-        tmp_path / "a.jsonl", [{"frames": raw([random_grid(rng) for _ in range(5)])} for _ in range(40)]
+    lines = [{"frames": raw([random_grid(rng) for _ in range(5)])} for _ in range(40)]
+    config.data.paths = write(tmp_path / "a.jsonl", lines)
+    config.cache_dir = str(tmp_path / "tokens")
+    built = parts.build(config)
+    rows = curriculum.rows(built.source, 0, config.steps_per_call)
+    _, measured = jax.eval_shape(
+        train.make_train_call(config, built), jax.eval_shape(built.init), built.source.tables, rows
     )
-    config.num_steps = 10
-    train.run(config, tmp_path / "run")
-    assert (tmp_path / "run" / "probes.json").is_file()
+    assert measured["loss/prediction"].shape == (config.steps_per_call,)
 
 
 def test_the_config_names_what_is_missing():

@@ -56,23 +56,27 @@ def measure(folder: str, steps: int, batch_size: int) -> dict[str, float]:
 
 
 def list_often(folder: Path, times: int, output: Path) -> None:
-    """A cache whose training shards are those of `folder`, which are full, `times` over; no file is copied."""
+    """A cache whose training shards are those of `folder`, which are full, `times` over; no file of grids is copied."""
     shards = _shards.read(folder, verify=False)
-    index, columns = dict(shards.index), shards.columns["train"]
-    grids = columns["windows"].size
+    index = dict(shards.index)
+    grids = shards.columns["train"]["windows"].size
     full = grids // PER_SHARD
     output.mkdir()
     for path in folder.glob("grids-*.npy"):
         (output / path.name).hardlink_to(path)
-    for name, column in columns.items():
-        again = np.lib.format.open_memmap(
-            output / f"train.{name}.npy", mode="w+", dtype=column.dtype, shape=(times * len(column), *column.shape[1:])
-        )
-        for i in range(times):
-            again[i * len(column) :][: len(column)] = column + (np.uint32(i * grids) if name == "windows" else 0)
-    train = index["splits"]["train"] | {"examples": times * len(columns["ids"])}
-    index |= {"shards": index["shards"][:full] * times, "splits": {"train": train}, "grids": times * grids}
-    _shards.write_index(output, index)
+    for split, columns in shards.columns.items():
+        copies = times if split == "train" else 1
+        for name, column in columns.items():
+            shape = (copies * len(column), *column.shape[1:])
+            again = _shards.new_column(output, split, name, shape, column.dtype)
+            for i in range(copies):
+                shift = (i if split == "train" else times - 1) * grids if name == "windows" else 0
+                again[i * len(column) :][: len(column)] = column + column.dtype.type(shift)
+            again.flush()
+    train = index["splits"]["train"]
+    train = train | {"examples": times * train["examples"]}
+    listed = index["shards"][:full] * times + index["shards"][full:]
+    _shards.write_index(output, index | {"shards": listed, "splits": index["splits"] | {"train": train}})
 
 
 def in_a_process(folder: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -118,10 +122,13 @@ if __name__ == "__main__":
     parser.add_argument("--times", type=int, default=20, help="how often they are listed for the largest")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--folder", help="where to write the caches and leave them; none if not given")
     parser.add_argument("--measure", help="of this cache, in this process; prints JSON")
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.steps, options.batch_size)))
+    elif options.folder:
+        run(options, Path(options.folder))
     else:
         with tempfile.TemporaryDirectory() as temporary:
             run(options, Path(temporary))
