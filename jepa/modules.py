@@ -52,17 +52,27 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then an MLP of `mlp_ratio` times the width."""
+    """A pre-norm transformer block: attention, then an MLP of `mlp_ratio` times the width.
+
+    kept [2, ..., 1, 1], if given, are factors of the two residual branches (`drop_path`).
+    """
 
     num_heads: int
     mlp_ratio: int = 4
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, bias: Array | None = None) -> Array:
+    def __call__(self, x: Array, mask: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
         dim = x.shape[-1]
-        x = x + Attention(self.num_heads, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x), mask, bias)
-        return x + Mlp((self.mlp_ratio * dim, dim), self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        mixed = Attention(self.num_heads, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x), mask, bias)
+        x = x + (mixed if kept is None else kept[0] * mixed)
+        changed = Mlp((self.mlp_ratio * dim, dim), self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        return x + (changed if kept is None else kept[1] * changed)
+
+
+def drop_path(key: Array, shape: tuple[int, ...], rate: float, dtype: jnp.dtype = jnp.float32) -> Array:
+    """Factors of residual branches: 0 with probability `rate`, else 1 / (1 - rate); stochastic depth, 1603.09382."""
+    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)
 
 
 class Readouts(nn.Module):

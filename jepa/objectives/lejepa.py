@@ -16,6 +16,7 @@ from jepa import predictors
 from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
 from jepa.modules import Mlp
+from jepa.objectives import _monitor
 from jepa.objectives._terms import QUANTIZER, Term, code_agreement, code_metrics, kinds, regularisers, values
 from jepa.pair_diagnostics import alignment
 from jepa.registry import nearest
@@ -57,6 +58,8 @@ def build(
     num_readouts: int = 8,
     context: str = "attention",
     projector_dim: int | None = None,
+    projector_depth: int = 2,
+    projector_hidden: int | None = None,
     error: str = "squared",
     num_global_views: int = 2,
     statistic: str = "epps_pulley",
@@ -64,16 +67,20 @@ def build(
     num_knots: int = 17,
     t_max: float = 3.0,
     unit_sigreg: bool = False,
+    num_classes: int | None = None,
     compute_dtype: str = "float32",
 ) -> Objective:
     """The objective over `representation`.
 
     predictor: "tokens" reads every token of every frame; "pooled" reads pooled embeddings aggregated by `context`.
     projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
+    projector_depth, projector_hidden: its layers, and the width between them; None is twice projector_dim.
     error: how far a prediction is from its target, a name of `jepa.losses.prediction.ERRORS`.
     num_global_views: how many leading views define the centre, in the multi-view form.
     statistic: the univariate test of the term `sigreg`, a name of `jepa.losses.univariate.STATISTICS`.
     unit_sigreg: that term sees unit rows, as a control that shows how it fails on them.
+    num_classes: of the labels that an online probe learns (`objectives._monitor`), in the parameters `monitor`; the
+    figure `online_accuracy` of held-out examples is taken on the images as they are. None has no such probe.
     """
     if error not in ERRORS:
         raise ValueError(f"objective.error is {error!r}: {nearest(error, ERRORS)}")
@@ -93,7 +100,10 @@ def build(
             statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max, unit_rows=unit_sigreg
         ),
     }
-    projector_module = None if projector_dim is None else Mlp((2 * projector_dim, projector_dim))
+    projector_module = None
+    if projector_dim is not None:
+        hidden = 2 * projector_dim if projector_hidden is None else projector_hidden
+        projector_module = Mlp((hidden,) * (projector_depth - 1) + (projector_dim,))
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
         return representation.encode(params["trunk"], state, observation, key=None, train=False).encoded
@@ -124,7 +134,12 @@ def build(
             heads["predictor"] = predictor_module.init(key_predictor, encoded)["params"]
         if projector_module is not None:
             heads["projector"] = projector_module.init(key_projector, encoded.pooled)["params"]
-        return {"trunk": trunk_params, "heads": heads}, state
+        params = {"trunk": trunk_params, "heads": heads}
+        if num_classes is not None:
+            if batch.labels is None:
+                raise ValueError("objective.num_classes asks for an online probe, but the data has no labels")
+            params["monitor"] = _monitor.init(jax.random.fold_in(key, 3), encoded.pooled, num_classes)
+        return params, state
 
     def trunk(params, target_params, state, batch, *, key, step, train):
         if batch.views is not None and target_params is not None:
@@ -160,6 +175,12 @@ def build(
         flat = pooled[:, :-1].reshape(-1, pooled.shape[-1])
         return examples, {"context": flat, "target": pooled[:, -1], "predicted": z_hat}
 
+    def watched(params, state, latents, batch, train):
+        """Embeddings [B, V, D] that the online probe sees: in training the views, on held-out data what they are of."""
+        if batch.views is None:
+            return latents["online"].pooled[:, -1:]
+        return latents["online"].pooled if train else encode(params, state, batch.target).pooled[:, None]
+
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
         quantized = latents["quantized"]
@@ -179,6 +200,11 @@ def build(
         ledger = values(terms, heads, key)
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.shape[0]
-        return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes)
+        detached = None
+        if num_classes is not None:
+            seen = watched(params, state, latents, batch, train)
+            entropy, examples["online_accuracy"] = _monitor.watch(params, seen, batch.labels)
+            detached = {"online": entropy}
+        return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes, detached)
 
     return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)
