@@ -40,6 +40,13 @@ def get_config() -> ConfigDict:
             warmup_steps=0,  # evaluations before do not count
         )
     )
+    config.curriculum = ConfigDict(  # for data of several levels of difficulty; a new one begins at given steps ...
+        dict(
+            starts=(),
+            patience=config_dict.placeholder(int),  # ... or after as many evaluations
+            min_delta=0.01,  # whose error at the level is not lower by this share
+        )
+    )
     config.abort = ()  # held-out figures that end the run, such as ("codes/usage < 0.08 after 1000",)
 
     config.log_every = 10
@@ -62,7 +69,7 @@ def get_config() -> ConfigDict:
 
     config.quantizer = ConfigDict(dict(name="identity"))  # no discrete codes; configs/lejepa_codes.py has some
 
-    config.probe = True  # evaluate frozen features at the end, with floors and controls
+    config.probes = ("arc",)  # what frozen features are asked at the end, with floors and controls; () for nothing
     return config
 
 
@@ -76,4 +83,4 @@ def make_tiny(config: ConfigDict) -> None:
     config.eval_examples = config.final_examples = 16
     config.optimizer.warmup_steps = 5
     config.encoder.update(dim=16, depth=1, num_heads=2, num_readouts=2, readout_dim=8)
-    config.probe = False
+    config.probes = ()

@@ -84,5 +84,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.target_ema = 0.996
     if "views" in words:
         config.data.stream = "views"
-        config.probe = False  # a context of three grids has no meaning for it
+        config.probes = ()  # a context of three grids has no meaning for it
     return config

@@ -40,7 +40,7 @@ def small(weight: float, seed: int, platform: str) -> ConfigDict:
     config.keep_checkpoints = 10
     config.eval_examples = config.final_examples = 512
     config.optimizer.warmup_steps = 60
-    config.probe = False
+    config.probes = ()
     config.encoder.update(dim=32, depth=1, readout_dim=8)
     config.objective.update(predictor_dim=32, predictor_depth=1, num_slices=64)
     config.weights.sigreg = weight

@@ -71,7 +71,7 @@ def small(recipe: str, seed: int, num_steps: int = NUM_STEPS):
     config.eval_every = config.checkpoint_every = config.diagnose_every = num_steps // 10
     config.eval_examples = config.final_examples = 320
     config.optimizer.warmup_steps = 20
-    config.probe = False
+    config.probes = ()
     config.encoder.update(dim=32, depth=1, readout_dim=8)
     config.objective.update(predictor_dim=32, predictor_depth=1, num_slices=64)
     if variant == "gumbel":

@@ -16,14 +16,15 @@ from jepa.losses import univariate
 MAY_CHANGE = (
     *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples", "diagnose_every"),
     *("checkpoint_every", "keep_checkpoints", "max_bad_steps", "abort"),
-    *("probe", "cache_dir", "platform"),
+    *("probes", "cache_dir", "platform"),
 )
 PATIENCE_MAY_CHANGE = ("early_stopping.patience", "early_stopping.min_delta", "early_stopping.warmup_steps")
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
-    *("init_from", "init_parts", "init_batches", "freeze", "early_stopping"),
+    *("init_from", "init_parts", "init_batches", "freeze", "early_stopping", "curriculum"),
     *("data", "encoder", "quantizer", "objective", "weights", "optimizer"),
 )
+PROBES = ("arc",)
 HELD_OUT = ("val/", "diag/", "codes/")
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
@@ -55,6 +56,8 @@ def check(config: ConfigDict) -> None:
                 f"config.target_ema_final is {config.target_ema_final}; it must lie between target_ema "
                 f"{config.target_ema} and 1"
             )
+    if unknown := sorted(set(config.probes) - set(PROBES)):
+        raise ValueError(f"config.probes names {unknown}; there are {list(PROBES)}, and () is none")
     early_stopping.check(**config.early_stopping)
     for key, metric in held_out_metrics(config):
         if not metric.startswith(HELD_OUT):

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jepa import metrics, paths, train
+from jepa import curriculum, metrics, paths, train
 from jepa.parts import Parts, build
+from jepa.types import PyTree
 
 MIB = 2**20
 
@@ -21,9 +21,10 @@ def run(config: ConfigDict) -> None:
     parts = build(config)
     train_state = parts.init()
     print(parameter_overview.get_parameter_overview(train_state.params, include_stats=False))
-    rows = np.stack([parts.source.indices(i) for i in range(config.steps_per_call)])
+    rows = curriculum.rows(parts.source, 0, config.steps_per_call)
     key = jax.random.key(config.seed)
-    batch = jax.eval_shape(lambda rows: parts.source.gather(parts.source.tables, rows, key, True), rows[0])
+    first = parts.source.indices(0)
+    batch = jax.eval_shape(lambda rows: parts.source.gather(parts.source.tables, rows, key, True), first)
     shapes = [
         {"batch": paths.path_name(path), "shape": str(leaf.shape), "dtype": str(leaf.dtype)}
         for path, leaf in jax.tree.leaves_with_path(batch)
@@ -39,7 +40,7 @@ def run(config: ConfigDict) -> None:
     print(f"{seconds * 1e3:,.0f} ms per step of {config.batch_size} examples: {minutes:,.0f} minutes for the run")
 
 
-def time_of_call(compiled: Callable, parts: Parts, rows: np.ndarray) -> float:
+def time_of_call(compiled: Callable, parts: Parts, rows: PyTree) -> float:
     """Seconds of one dispatch; the state is donated to it, so every call gets a fresh one."""
     train_state = jax.block_until_ready(parts.init())
     began = time.perf_counter()

@@ -20,6 +20,7 @@ from jepa.train_step import reported
 from jepa.types import Array, Objective, Source
 
 FOREIGN = "_foreign_demo"
+LEVEL = "_level"
 LISTED = "listed/"
 CODE_WINDOW = 8192  # codes; how many a sample shows depends on its size, so usage is always over as many
 
@@ -31,7 +32,7 @@ class Evaluation(NamedTuple):
     codes: np.ndarray | None
 
 
-Evaluate = Callable[[TrainState, int], Evaluation]
+Evaluate = Callable[..., Evaluation]
 Diagnosis = dict[str, tuple[moments.Moments, Groups | None]]  # what is kept on the device of the embeddings, by role
 
 
@@ -66,15 +67,15 @@ def finish_diagnosis(diagnosis: Diagnosis, state: TrainState) -> dict[str, Array
 
 
 def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, float | None], *, seed: int) -> Evaluate:
-    """A function (state, num_examples) -> `Evaluation` over the validation sources of `source`.
+    """A function (state, num_examples, level=0) -> `Evaluation` over the validation sources of `source`.
 
     Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
     `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`. Over the mean
     error of copying the last context embedding it is `copy_ratio`; so is the distance between the two predictions, in
     the same error, as `moved_ratio`: 0 for a predictor that copies.
     `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
-    augmentation, with a 95 % interval over tasks. A source `<first>_<kind>` that lists negatives gives
-    `val/<kind>/...`: what the objective says of telling the target from them, over the rows that have any.
+    augmentation, with a 95 % interval over tasks. Another source, `<first>_<kind>`, gives `val/<kind>/prediction` and
+    so on; one that lists negatives, what the objective says of telling the target from them, over rows that have any.
     `codes/...` is what `jepa.diagnostics.code_usage` says of the first `CODE_WINDOW` codes, or of as many as there are.
     """
     own_name = next(iter(source.validation))
@@ -89,6 +90,8 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         arguments = dict(key=key, step=state.step, train=False)
         latents, objective_state = objective.trunk(state.params, *fixed, batch, **arguments)
         out = objective.loss(state.params, fixed[0], objective_state, latents, batch, **arguments)
+        if batch.negatives is not None and not any(name.startswith(LISTED) for name in out.examples):
+            raise ValueError("the objective does not look at listed negatives: leave config.data.num_negatives at 0")
         scalars = reported(dict(out.terms) | dict(out.metrics), weights)
         kept = {"examples": out.examples, "codes": out.codes, "groups": batch.groups, "scalars": scalars}
         return kept, out.embeddings
@@ -96,17 +99,18 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
     compiled = {
         name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()
     }
+    kinds = {name: kind(source, name) for name in source.validation if name != own_name and not name.endswith(FOREIGN)}
     add, finished = jax.jit(add_to_diagnosis), jax.jit(finish_diagnosis)
 
-    def collect(name: str, state: TrainState, num_examples: int) -> dict[str, Any]:
+    def collect(name: str, state: TrainState, num_examples: int, level: int) -> dict[str, Any]:
         """Examples, groups and codes of a source on the host, means of its scalars; the embeddings stay behind."""
         held_out, outputs, count, diagnosis = source.validation[name], [], 0, None
         while count < num_examples:
-            rows = held_out.indices(len(outputs))
+            rows = held_out.indices(len(outputs), level)
             fold = jax.random.fold_in(key, len(outputs))
             kept, embeddings = compiled[name](state, held_out.tables, rows, fold)
             outputs.append(kept)
-            count += len(rows)
+            count += len(kept["groups"])
             if name == own_name:
                 diagnosis = add(diagnosis or start_diagnosis(embeddings, key), embeddings)
         scalars = [out.pop("scalars") for out in outputs]
@@ -114,23 +118,26 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         collected = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         return collected | {"scalars": means, "diagnosis": diagnosis}
 
-    def evaluate(state: TrainState, num_examples: int) -> Evaluation:
-        own = collect(own_name, state, num_examples)
+    def with_foreign(name: str, own: Mapping[str, Any], state: TrainState, num_examples: int) -> dict[str, float]:
+        """`demo_gain...` of a source; nothing where no source shows it foreign demonstrations."""
+        if name + FOREIGN not in source.validation:
+            return {}
+        foreign = collect(name + FOREIGN, state, num_examples, 0)["examples"]["prediction"]
+        return demo_gain(own["examples"]["prediction"], foreign, own["groups"])
+
+    def evaluate(state: TrainState, num_examples: int, level: int = 0) -> Evaluation:
+        own = collect(own_name, state, num_examples, level)
         metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
-        examples = own["examples"]
-        metrics["val/prediction"] = float(np.mean(examples["prediction"]))
-        if "copy" in examples:
-            copy = np.mean(examples["copy"])
-            metrics["val/prediction/copy_ratio"] = float(metrics["val/prediction"] / copy)
-            metrics["val/prediction/moved_ratio"] = float(np.mean(examples["moved"]) / copy)
-        metrics["diag/alignment"] = float(np.mean(examples["alignment"]))
-        if own_name + FOREIGN in source.validation:
-            foreign = collect(own_name + FOREIGN, state, num_examples)["examples"]["prediction"]
-            metrics |= demo_gain(examples["prediction"], foreign, own["groups"])
-        for name in source.validation:
-            if name not in (own_name, own_name + FOREIGN):
-                kind = name.removeprefix(f"{own_name}_")
-                metrics |= listed(collect(name, state, num_examples), kind)
+        metrics |= {f"val/{name}": value for name, value in errors(own["examples"]).items()}
+        metrics["diag/alignment"] = float(np.mean(own["examples"]["alignment"]))
+        gain = with_foreign(own_name, own, state, num_examples)
+        metrics |= {f"diag/{name}": value for name, value in gain.items()}
+        for name, kind in kinds.items():
+            seen = collect(name, state, num_examples, level)
+            is_listed = any(example.startswith(LISTED) for example in seen["examples"])
+            figures = listed(seen) if is_listed else errors(seen["examples"])
+            figures |= with_foreign(name, seen, state, num_examples)
+            metrics |= {f"val/{kind}/{figure}": value for figure, value in figures.items()}
         metrics |= jax.tree.map(float, jax.device_get(finished(own["diagnosis"], state)))
         if own["codes"] is None:
             return Evaluation(metrics, None)
@@ -141,19 +148,34 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
     return evaluate
 
 
-def listed(collected: Mapping[str, Any], kind: str) -> dict[str, float]:
-    """Means by `val/<kind>/...` of the examples named `listed/...`, over the rows that list a negative at all.
+def kind(source: Source, name: str) -> str:
+    """What a held-out source beside the first is called in metrics: its name without that of the first."""
+    return name.removeprefix(f"{next(iter(source.validation))}_")
 
-    Raises ValueError where there are none.
-    """
+
+def level_errors(source: Source) -> list[str]:
+    """The metrics that measure the current level of the data."""
+    return [f"val/{kind(source, name)}/prediction" for name in source.validation if name.endswith(LEVEL)]
+
+
+def errors(examples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy."""
+    error = np.mean(examples["prediction"])
+    figures = {"prediction": error}
+    if "copy" in examples:
+        copy = np.mean(examples["copy"])
+        figures |= {"prediction/copy_ratio": error / copy, "prediction/moved_ratio": np.mean(examples["moved"]) / copy}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def listed(collected: Mapping[str, Any]) -> dict[str, float]:
+    """Means of the examples named `listed/...`, over the rows that list a negative at all."""
     examples = {name: values for name, values in collected["examples"].items() if name.startswith(LISTED)}
-    if not examples:
-        raise ValueError("the objective does not look at listed negatives: leave config.data.num_negatives at 0")
     some = examples[f"{LISTED}chance"] > 0
     if not some.any():
-        return {f"val/{kind}/share": 0.0}
+        return {"share": 0.0}
     means = {name.removeprefix(LISTED): float(np.mean(values[some])) for name, values in examples.items()}
-    return {f"val/{kind}/{name}": value for name, value in means.items()} | {f"val/{kind}/share": float(np.mean(some))}
+    return means | {"share": float(np.mean(some))}
 
 
 def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: int = 2000) -> dict[str, float]:
@@ -161,7 +183,7 @@ def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: 
     weights = resamples(groups, num=num)
     low, high = np.quantile(1 - (weights @ own) / (weights @ foreign), [0.025, 0.975])
     gain = 1 - np.sum(own) / np.sum(foreign)
-    return {"diag/demo_gain": float(gain), "diag/demo_gain_low": float(low), "diag/demo_gain_high": float(high)}
+    return {"demo_gain": float(gain), "demo_gain_low": float(low), "demo_gain_high": float(high)}
 
 
 def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable, Callable | None]]:
@@ -191,8 +213,10 @@ def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable
 
 
 def extent(source: Source) -> str:
-    """How much there is to validate on, such as `972 from 63 tasks`."""
+    """What there is to validate on, such as `972 from 63 tasks`."""
     held_out = next(iter(source.validation.values()))
+    if not held_out.num_examples:
+        return f"{len(held_out.ids)} families, drawn anew"
     return f"{held_out.num_examples} from {len(held_out.ids)} tasks"
 
 

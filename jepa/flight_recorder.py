@@ -20,7 +20,7 @@ from jepa.metrics import json_number
 from jepa.registry import nearest
 from jepa.run_folder import atomic_write_text
 from jepa.state import TrainState
-from jepa.types import Array, Source
+from jepa.types import Array
 
 KINDS = ("nonfinite", "spike", "abort")
 WINDOW = 50  # steps; a spike is a loss above
@@ -30,9 +30,10 @@ FOLDER = "events"
 
 
 class Event(NamedTuple):
-    """`step`: its number in the record, so that its batch is `indices(step - 1)`. `kind`: one of `KINDS`.
+    """`step`: its number in the record, so that its batch is that of `indices` for `step - 1`. `kind`: one of `KINDS`.
 
-    `reason`: a sentence. `rows`: the batch. `key`: the data of the run's key, from which those of the step follow.
+    `reason`: a sentence. `starts`: when the levels of the data began (`jepa.curriculum`). `key`: the data of the run's
+    key, from which those of the step follow.
     `ledger`: every metric of the step, as the record writes numbers; of an abort, the last line and held-out figures.
     `trail`: step, loss and gradient norm of the steps up to it since the last line of the record. `checkpoint`: the
     newest saved step before it, None where there is none: then it is replayed from the beginning. `num_steps`: how long
@@ -42,7 +43,7 @@ class Event(NamedTuple):
     step: int
     kind: str
     reason: str
-    rows: list
+    starts: list[int]
     key: list[int]
     ledger: dict[str, Any]
     trail: dict[str, list]
@@ -80,7 +81,7 @@ def event(
     *,
     first_step: int,
     seen: History,
-    source: Source,
+    starts: Sequence[int],
     key: Array,
     saved: Sequence[int],
     num_steps: int,
@@ -92,7 +93,7 @@ def event(
         step=step,
         kind=kind,
         reason=reason,
-        rows=np.asarray(source.indices(step - 1)).tolist(),
+        starts=list(starts),
         key=np.asarray(jax.random.key_data(key)).tolist(),
         ledger={name: json_number(values[index]) for name, values in seen.items()},
         trail={"step": list(range(first_step, step + 1)), **trail},
@@ -101,14 +102,16 @@ def event(
     )
 
 
-def abort(reason: str, state: TrainState, measured: Mapping[str, float], num_steps: int, source: Source) -> Event:
+def abort(
+    reason: str, state: TrainState, measured: Mapping[str, float], num_steps: int, starts: Sequence[int]
+) -> Event:
     """The event of a run that ends at this state, which is saved, for a reason that its held-out figures gave."""
     step = int(state.step)
     return Event(
         step=step,
         kind="abort",
         reason=reason,
-        rows=np.asarray(source.indices(step)).tolist(),
+        starts=list(starts),
         key=np.asarray(jax.random.key_data(state.key)).tolist(),
         ledger={name: json_number(value) for name, value in measured.items()},
         trail={},

@@ -7,11 +7,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jepa import config_checks, evaluation, gradients, optimizer, registry, representation, state, train_step
+from jepa import (
+    config_checks,
+    curriculum,
+    evaluation,
+    gradients,
+    optimizer,
+    registry,
+    representation,
+    state,
+    train_step,
+)
 from jepa.types import Array, Objective, PyTree, Source
 
 
@@ -25,12 +34,12 @@ class Parts(NamedTuple):
     weights: dict[str, float | None]
     init: Callable[..., state.TrainState]  # a fresh state, of another build of the objective if one is given; jitted
     evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
-    diagnose: Callable[[state.TrainState, Any], dict[str, Array]]  # of a state and the rows of its next batch; jitted
+    diagnose: Callable[..., dict[str, Array]]  # of a state and the rows of its next batch; jitted
 
 
 def keywords(config: ConfigDict) -> dict[str, Any]:
-    """A sub-config as the keyword list of one `build`, without the `name` that chose it."""
-    return {key: value for key, value in config.items() if key != "name"}
+    """A sub-config as the keyword list of one `build`, without the `name` that chose it; its parts as plain dicts."""
+    return {key: value for key, value in config.to_dict().items() if key != "name"}
 
 
 def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:
@@ -58,14 +67,15 @@ def build(config: ConfigDict) -> Parts:
         cache_dir=config.cache_dir,
         **keywords(config.data),
     )
+    curriculum.check(**config.curriculum, num_levels=source.num_levels)
     objective = build_objective(config)
     weights = dict(config.weights)
     train_step.check_weights(weights, objective)
     config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
     tx, rate = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
 
-    def create(objective: Objective, tables: PyTree, rows: Array) -> state.TrainState:
-        keys = jax.random.split(jax.random.key(config.seed), len(rows))
+    def create(objective: Objective, tables: PyTree, rows: PyTree) -> state.TrainState:
+        keys = jax.random.split(jax.random.key(config.seed), config.init_batches)
         batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
         together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
         run = state.create(objective, tx, together, config.seed, teacher=config.target_ema is not None)
@@ -75,23 +85,22 @@ def build(config: ConfigDict) -> Parts:
         jax.eval_shape(lambda key: objective.trunk(*fixed, batch, key=key, step=0, train=True), keys[0])
         return run
 
-    first = np.stack([source.indices(step) for step in range(config.init_batches)])  # [S, B]: codebooks start from them
-
     usual = jax.jit(functools.partial(create, objective))
+    first = functools.cache(lambda: curriculum.rows(source, 0, config.init_batches))  # codebooks start from them
 
     def init(other: Objective | None = None) -> state.TrainState:
         compiled = usual if other is None else jax.jit(functools.partial(create, other))
-        return compiled(source.tables, first)
+        return compiled(source.tables, first())
 
     diagnosis = gradients.make_diagnose(
         objective, weights, max_grad_norm=config.max_grad_norm, freeze=tuple(config.freeze)
     )
 
     @jax.jit
-    def diagnose_rows(run: state.TrainState, tables: PyTree, rows: Array) -> dict[str, Array]:
+    def diagnose_rows(run: state.TrainState, tables: PyTree, rows: PyTree) -> dict[str, Array]:
         return diagnosis(run, source.gather(tables, rows, state.step_keys(run).data, True))
 
-    def diagnose(run: state.TrainState, rows: Any) -> dict[str, Array]:
+    def diagnose(run: state.TrainState, rows: PyTree) -> dict[str, Array]:
         return diagnose_rows(run, source.tables, rows)
 
     evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)

@@ -20,7 +20,19 @@ import rich.progress
 from jax.experimental import checkify
 from ml_collections import ConfigDict
 
-from jepa import backend, checkpoint, flight_recorder, history, metrics, paths, run_folder, state, train, train_step
+from jepa import (
+    backend,
+    checkpoint,
+    curriculum,
+    flight_recorder,
+    history,
+    metrics,
+    paths,
+    run_folder,
+    state,
+    train,
+    train_step,
+)
 from jepa.flight_recorder import Event
 from jepa.parts import Parts, build
 from jepa.start import start_from
@@ -45,7 +57,8 @@ def print_replay(workdir: Path, name: str) -> None:
     backend.use_compile_cache(config.cache_dir)
     parts = build(config)
     run = state_before(config, parts, workdir, event)
-    rows = np.asarray(event.rows)
+    first = event.step if event.kind == "abort" else event.step - 1  # steps before it
+    rows = parts.source.indices(first, curriculum.level(event.starts, first))
     batch = jax.jit(parts.source.gather, static_argnums=3)(parts.source.tables, rows, state.step_keys(run).data, True)
     terms = functools.partial(weighted_terms, parts, tuple(config.freeze))
     stages, nan = list(look(terms, run, batch)), first_nan(terms, run, batch)
@@ -71,14 +84,15 @@ def state_before(config: ConfigDict, parts: Parts, workdir: Path, event: Event) 
     whole, rest = divmod(last - step, config.steps_per_call)
     sizes = [config.steps_per_call] * whole + [1] * rest
     for size in rich.progress.track(sizes, description=f"steps {step} to {last}", disable=not sizes):
-        run, _ = call(run, parts.source.tables, np.stack([parts.source.indices(step + i) for i in range(size)]))
+        run, _ = call(run, parts.source.tables, curriculum.rows(parts.source, step, size, event.starts))
         step += size
     return run
 
 
-def step_again(config: ConfigDict, parts: Parts, run: state.TrainState, rows: np.ndarray) -> dict[str, Any]:
+def step_again(config: ConfigDict, parts: Parts, run: state.TrainState, rows: PyTree) -> dict[str, Any]:
     """The metrics of one step from `run`, which it consumes, as the record writes numbers."""
-    _, measured = train.make_train_call(config, parts)(run, parts.source.tables, rows[None])
+    rows = jax.tree.map(lambda leaf: leaf[None], rows)
+    _, measured = train.make_train_call(config, parts)(run, parts.source.tables, rows)
     return {name: metrics.json_number(values[-1]) for name, values in history.join([jax.device_get(measured)]).items()}
 
 

@@ -19,7 +19,7 @@ def probe_tables(result: Mapping[str, Any]) -> str:
     Raises KeyError, TypeError or ValueError for what has another form.
     """
     if "probes" not in result:
-        return '<p class="soft">The run did not ask for probes (config.probe).</p>'
+        return '<p class="soft">The run did not ask for probes (config.probes).</p>'
     legend = (
         '<p class="soft">Frozen features beside what learned nothing. In the bar: <span class="key c0"></span>score '
         'with its 95 % interval over tasks, <span class="key ink"></span>chance, <span class="key c1"></span>the best '

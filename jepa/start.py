@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, early_stopping, optimizer, paths, representation, state
+from jepa import checkpoint, curriculum, early_stopping, optimizer, paths, representation, state
 from jepa.parts import Parts, build_objective
 from jepa.types import Array
 
@@ -64,7 +64,7 @@ def is_finished(config: ConfigDict, step: int, record: dict[str, Any], workdir: 
         return False
     result = json.loads((workdir / "probes.json").read_text())
     same = result["step"] == step and result["final_examples"] == config.final_examples
-    return same and ("probes" in result or not config.probe)
+    return same and ("probes" in result or "arc" not in config.probes)
 
 
 def how_to_extend(config: ConfigDict, step: int) -> str:
@@ -79,7 +79,7 @@ def how_to_extend(config: ConfigDict, step: int) -> str:
 OF_THE_DATA = ("digest", "train_ids", "seen_ids", "validation_ids")
 
 
-def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
+def host_record(config: ConfigDict, parts: Parts, inherited: list[str]) -> dict[str, Any]:
     """What a run remembers on the host, in every checkpoint: of its data, which its folder has too, and of its past.
 
     `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
@@ -94,6 +94,7 @@ def host_record(parts: Parts, inherited: list[str]) -> dict[str, Any]:
     return dict(zip(OF_THE_DATA, of_the_data, strict=True)) | {
         "codes": [],
         "patience": early_stopping.Patience(),
+        "curriculum": curriculum.begin(config.curriculum.starts),
         "unseen": {},
         "recent": [],
         "findings": [],
@@ -109,8 +110,8 @@ def restore_or_start(
     if restored is None:
         if config.init_from:
             train_state, inherited = start_from(config, parts)
-            return train_state, 0, host_record(parts, inherited)
-        return parts.init(), 0, host_record(parts, [])
+            return train_state, 0, host_record(config, parts, inherited)
+        return parts.init(), 0, host_record(config, parts, [])
     for notice in restored.notices:
         print(notice)
     if restored.host["digest"] != parts.source.digest:
@@ -119,11 +120,15 @@ def restore_or_start(
         raise ValueError(
             f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
         )
-    record = host_record(parts, []) | restored.host  # a run of an earlier version remembers less
+    record = host_record(config, parts, []) | restored.host  # a run of an earlier version remembers less
+    record |= {
+        "patience": early_stopping.Patience(*record["patience"]),
+        "curriculum": curriculum.Curriculum(*record["curriculum"]),
+    }
     if record["aborted"] in config.abort:
         raise ValueError(
             f"config.abort ended this run at step {restored.step}: {record['aborted']!r} held; without it in "
             "config.abort the run goes on"
         )
     print(f"resuming at step {restored.step}")
-    return restored.state, restored.step, record | {"patience": early_stopping.Patience(*record["patience"])}
+    return restored.state, restored.step, record

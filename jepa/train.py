@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from jepa import (
     checkpoint,
     config_checks,
+    curriculum,
     diagnostics,
     early_stopping,
     evaluation,
@@ -46,7 +47,8 @@ def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], t
     """A function of parameters and objective state: quantised tokens [n, N, D] of `num` held-out grids, always the
     same, and their mask."""
     held_out = next(iter(parts.source.validation.values()))
-    batch = held_out.gather(held_out.tables, held_out.indices(0)[:num], jax.random.key(0), False)
+    rows = jax.tree.map(lambda leaf: leaf[:num], held_out.indices(0))
+    batch = held_out.gather(held_out.tables, rows, jax.random.key(0), False)
     observation = batch.target if batch.views is None else batch.views
 
     def probe(params: PyTree, objective_state: PyTree) -> tuple[Array, Array]:
@@ -57,7 +59,7 @@ def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], t
 
 
 def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
-    """The compiled dispatch: (state, tables, rows [k, B]) -> (state after k steps, metrics [k] of each).
+    """The compiled dispatch: (state, tables, rows, leaves [k, B, ...]) -> (state after k steps, metrics [k] of each).
 
     With a quantizer, `codes/drift` is the change of quantised tokens (`jepa.diagnostics.change`) by a step, and
     `codes/jump` what the quantizer alone made of it, its parameters and state moved and the encoder held: an encoder
@@ -73,7 +75,7 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
 
     probe = quantised_probe(parts) if parts.objective.levels else None
 
-    def body(tables: PyTree, carry: tuple, rows: Array):
+    def body(tables: PyTree, carry: tuple, rows: PyTree):
         run, before = carry
         after, measured = step(run, parts.source.gather(tables, rows, state.step_keys(run).data, True))
         if probe is None:
@@ -85,7 +87,7 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
         return (after, moved), measured | changes
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_call(run: state.TrainState, tables: PyTree, rows: Array):
+    def train_call(run: state.TrainState, tables: PyTree, rows: PyTree):
         before = None if probe is None else probe(run.params, run.objective_state)[0]
         (run, _), history = jax.lax.scan(functools.partial(body, tables), (run, before), rows)
         return run, history
@@ -125,7 +127,7 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
             return
         if traced and traced[0] < step:
             raise ValueError(f"--profile starts at step {traced[0]}, but this run is at step {step} already")
-        if config.probe:
+        if "arc" in config.probes:
             probe.check(record["seen_ids"])
         run_folder.write_config(workdir, config_checks.as_json(config))
         run_folder.write_environment(workdir, {"from_step": step, **{name: record[name] for name in OF_THE_DATA}})
@@ -170,7 +172,7 @@ def loop(
         while not over:
             # What the host prepares while the device computes costs nothing: it waits where the last dispatch is done.
             with watch.part("input") if train_state.step.is_ready() else contextlib.nullcontext():
-                rows = np.stack([parts.source.indices(step + i) for i in range(config.steps_per_call)])
+                rows = curriculum.rows(parts.source, step, config.steps_per_call, record["curriculum"].starts)
             train_state, measured = train_call(train_state, parts.source.tables, rows)
             unseen.append(measured)
             step += config.steps_per_call
@@ -180,13 +182,14 @@ def loop(
                 seen, unseen = history.join(jax.device_get(unseen)), []
                 line = log_line(config, parts, step, seen)
                 writer.write_scalars(step, line)
-                recent = record_events(config, workdir, train_state, seen, record["recent"], parts, checkpoints)
+                recent = record_events(config, workdir, train_state, seen, record, parts, checkpoints)
                 record = record | {"recent": recent}
                 check_health(train_state, config, parts)
                 timing.write_scalars(step, watch.lap(step))
             if step % config.diagnose_every == 0:
                 with watch.part("diagnosis", after=train_state):
-                    writer.write_scalars(step, jax.device_get(parts.diagnose(train_state, parts.source.indices(step))))
+                    coming = parts.source.indices(step, curriculum.level(record["curriculum"].starts, step))
+                    writer.write_scalars(step, jax.device_get(parts.diagnose(train_state, coming)))
             if step % config.eval_every == 0 or step == config.num_steps:
                 with watch.part("evaluation", after=train_state):
                     held_out, record = evaluate(config, parts, train_state, step, record)
@@ -201,13 +204,15 @@ def loop(
             if broken:
                 reason = early_stopping.broken_because(broken, held_out, step)
                 measured = line | held_out
-                event = flight_recorder.abort(reason, train_state, measured, config.num_steps, parts.source)
+                starts = record["curriculum"].starts
+                event = flight_recorder.abort(reason, train_state, measured, config.num_steps, starts)
                 keep_event(workdir, event, checkpoints)
                 raise early_stopping.Aborted(reason)
             if signal_name:
                 raise Interrupted(signal_name, step)
     finally:
         profiling.close(traced, step, config.steps_per_call)
+        parts.source.close()
         writer.close()
         timing.close()
     return train_state
@@ -224,13 +229,13 @@ def record_events(
     workdir: Path,
     train_state: state.TrainState,
     seen: history.History,
-    recent: list[float],
+    record: dict[str, Any],
     parts: Parts,
     checkpoints: checkpoint.Checkpoints,
 ) -> list[float]:
     """Writes what went wrong in the steps `seen` that led to this state; returns the recent losses from now on."""
     first = int(train_state.step) - len(seen["loss/total"]) + 1
-    found, recent = flight_recorder.find(first, seen, recent, train_step.bad_terms(parts.weights))
+    found, recent = flight_recorder.find(first, seen, record["recent"], train_step.bad_terms(parts.weights))
     for index, kind, reason in found:
         saved = checkpoint.steps(checkpoints)
         event = flight_recorder.event(
@@ -239,7 +244,7 @@ def record_events(
             reason,
             first_step=first,
             seen=seen,
-            source=parts.source,
+            starts=record["curriculum"].starts,
             key=train_state.key,
             saved=saved,
             num_steps=config.num_steps,
@@ -258,8 +263,10 @@ def keep_event(workdir: Path, event: flight_recorder.Event, checkpoints: checkpo
 def evaluate(
     config: ConfigDict, parts: Parts, train_state: state.TrainState, step: int, record: dict[str, Any]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Held-out figures, and the record with the codes and the patience that they leave behind."""
-    held_out, codes = parts.evaluate(train_state, config.eval_examples)
+    """Held-out figures, and the record with the codes, the patience and the curriculum that they leave behind."""
+    level = curriculum.level(record["curriculum"].starts, step - 1)
+    held_out, codes = parts.evaluate(train_state, config.eval_examples, level)
+    record = record | {"curriculum": next_level(config, parts, held_out, step, record["curriculum"])}
     if codes is not None:
         if len(record["codes"]) == len(codes):
             held_out["codes/churn"] = float(np.mean(np.array(record["codes"]) != codes))
@@ -274,6 +281,21 @@ def evaluate(
         warmup_steps=config.early_stopping.warmup_steps,
     )
     return held_out, record | {"patience": patience}
+
+
+def next_level(
+    config: ConfigDict, parts: Parts, held_out: dict[str, float], step: int, now: curriculum.Curriculum
+) -> curriculum.Curriculum:
+    """The curriculum after an evaluation; with several levels, `curriculum/level` joins the held-out figures."""
+    if parts.source.num_levels == 1:
+        return now
+    held_out["curriculum/level"] = float(curriculum.level(now.starts, step - 1))
+    error = float(np.mean([held_out[name] for name in evaluation.level_errors(parts.source)]))
+    options = dict(patience=config.curriculum.patience, min_delta=config.curriculum.min_delta)
+    after = curriculum.watch(now, step, error, **options, num_levels=parts.source.num_levels)
+    if len(after.starts) > len(now.starts):
+        print(f"level {len(after.starts) - 1} begins at step {step}: the error of the one before has stopped falling")
+    return after
 
 
 def report_findings(workdir: Path, printed: list[str]) -> list[str]:
@@ -298,13 +320,13 @@ def check_health(train_state: state.TrainState, config: ConfigDict, parts: Parts
 
 def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, workdir: Path, seen_ids: list[str]) -> None:
     """The final validation on `final_examples` and the probes of the last state: `probes.json` and tables."""
-    final = parts.evaluate(train_state, config.final_examples).metrics
+    final = parts.evaluate(train_state, config.final_examples, parts.source.num_levels - 1).metrics
     title = (
         f"validation: {config.final_examples} examples under random symmetries, of {evaluation.extent(parts.source)}"
     )
     metrics.print_table(evaluation.summary(final), title=title)
     result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
-    if config.probe:
+    if "arc" in config.probes:
         trained, untrained = (evaluation.embedders(parts.objective, run) for run in (train_state, parts.init()))
         result["probes"] = {}
         for name, (embed, predict) in trained.items():

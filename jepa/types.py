@@ -1,7 +1,7 @@
 """The types every part of the library speaks: pure functions in pairs, and the trees they pass on.
 
 Shape letters, used everywhere: B batch, V views, T time, N tokens (objects), D features, K rows (queue,
-codebook), M slices, E edge features. Time is a suffix (`z_t`); `mask` is True where a row is real.
+codebook), M slices, E edge features, A action. Time is a suffix (`z_t`); `mask` is True where a row is real.
 """
 
 from __future__ import annotations
@@ -26,26 +26,32 @@ class Batch(NamedTuple):
     views: Observation | None = None  # [B, V, ...], global views first
     negatives: Observation | None = None  # [B, K, ...]: wrong targets that look like the right one
     negative_ids: Array | None = None  # int32 [B, K]: as `ids`; one that equals the row's id is padding
-    labels: Array | None = None  # int32 [B]: the class of each row, for probes; no objective learns from it
+    actions: Array | None = None  # int32 [B, T, A]: what led from each grid of the context to the one after it
+    labels: Array | None = None  # int32 [B]: the class of the row
 
 
 class Source(NamedTuple):
     """Data as a pure function of the step, so that resuming needs no iterator state.
 
-    `tables` lives on the device. `indices(step)` runs on the host and returns int32 [B, ...] rows into it;
-    `gather(tables, indices, key, train)` runs inside the compiled step. `validation` holds held-out sources
-    by name, enumerated in order by `step`: the first is what the best checkpoint is chosen by, and
-    `<its name>_foreign_demo`, where there is one, has the same rows with the demonstration of another task.
+    `tables` lives on the device. `indices(step, level=0)` runs on the host and returns the rows of a step, a tree of
+    arrays [B, ...]: numbers of rows of `tables`, or, of a stream, the observations themselves. A source of several
+    levels of difficulty, 0 to `num_levels` - 1, draws them from that one.
+    `gather(tables, rows, key, train)` runs inside the compiled step. `validation` holds held-out sources by name,
+    enumerated in order by `step`: the first is what the best checkpoint is chosen by; `<name>_foreign_demo` has the
+    rows of `<name>` with the demonstration of another task, `<name>_level` examples of the level it is asked for.
+    `close()` ends what works ahead of the run.
     """
 
     tables: PyTree
-    indices: Callable[[int], Any]
+    indices: Callable[..., PyTree]
     gather: Callable[..., Batch]
     validation: Mapping[str, Source]
-    num_examples: int  # distinct examples before augmentation
+    num_examples: int  # distinct examples before augmentation; 0 where they are drawn without end
     ids: tuple[str, ...]  # the tasks this source may show, recorded in the run
     digest: str  # sha256 of the content, recorded in the run
     stats: Mapping[str, float]  # facts about the data worth logging once
+    num_levels: int = 1
+    close: Callable[[], None] = lambda: None
 
 
 class Encoded(NamedTuple):

@@ -93,14 +93,14 @@ def test_demo_gain_is_one_less_the_ratio_of_mean_errors_with_whole_tasks_resampl
     foreign = rng.uniform(1, 2, 200)
     own = foreign * np.repeat(rng.uniform(0.2, 0.6, 40), 5)
     gain = evaluation.demo_gain(own, foreign, groups)
-    assert gain["diag/demo_gain"] == pytest.approx(1 - own.mean() / foreign.mean())
-    assert gain["diag/demo_gain_low"] < gain["diag/demo_gain"] < gain["diag/demo_gain_high"]
+    assert gain["demo_gain"] == pytest.approx(1 - own.mean() / foreign.mean())
+    assert gain["demo_gain_low"] < gain["demo_gain"] < gain["demo_gain_high"]
     # 40 tasks of equal ratios leave only the noise of their weights; 200 independent rows would look the same.
     equal = evaluation.demo_gain(0.5 * foreign, foreign, groups)
-    assert equal["diag/demo_gain_low"] == pytest.approx(0.5) and equal["diag/demo_gain_high"] == pytest.approx(0.5)
+    assert equal["demo_gain_low"] == pytest.approx(0.5) and equal["demo_gain_high"] == pytest.approx(0.5)
     # A task that is copied ten times is still one task: the interval does not shrink.
     copied = evaluation.demo_gain(np.tile(own, 10), np.tile(foreign, 10), np.tile(groups, 10))
-    width, width_copied = (g["diag/demo_gain_high"] - g["diag/demo_gain_low"] for g in (gain, copied))
+    width, width_copied = (g["demo_gain_high"] - g["demo_gain_low"] for g in (gain, copied))
     assert width_copied == pytest.approx(width, rel=1e-6)
 
 

@@ -275,14 +275,15 @@ def test_listed_negatives_are_seen_by_the_teacher_and_one_that_shows_the_target_
 def test_rows_that_list_no_negative_do_not_count():
     examples = {"infonce": [0.0, 2.0, 1.0], "chance": [0.0, 1.0, 2.0], "accuracy": [1.0, 0.0, 1.0]}
     collected = {"examples": {f"listed/{name}": np.array(values) for name, values in examples.items()}}
-    figures = evaluation.listed(collected, "hard")
-    assert figures == {
-        "val/hard/infonce": 1.5,
-        "val/hard/chance": 1.5,
-        "val/hard/accuracy": 0.5,
-        "val/hard/share": pytest.approx(2 / 3),
-    }
+    figures = evaluation.listed(collected)
+    assert figures == {"infonce": 1.5, "chance": 1.5, "accuracy": 0.5, "share": pytest.approx(2 / 3)}
     none = {"examples": {name: values[:1] for name, values in collected["examples"].items()}}
-    assert evaluation.listed(none, "hard") == {"val/hard/share": 0.0}
+    assert evaluation.listed(none) == {"share": 0.0}
+
+
+def test_an_objective_that_does_not_look_at_negatives_is_not_given_any():
+    config = main.load_config("configs/lejepa.py:tiny")
+    config.data.num_negatives = 2
+    parts = build(config)
     with pytest.raises(ValueError, match=r"leave config\.data\.num_negatives at 0"):
-        evaluation.listed({"examples": {"prediction": np.ones(3)}}, "hard")
+        parts.evaluate(parts.init(), 16)

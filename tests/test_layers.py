@@ -23,6 +23,7 @@ LAYERS = (
         "history",
         "flight_recorder",
         "early_stopping",
+        "curriculum",
         "stopwatch",
         "backend",
         "optimizer",

@@ -205,14 +205,14 @@ def test_a_run_starts_from_the_weights_of_another_and_keeps_what_is_frozen(finis
 
 @pytest.mark.slow
 def test_what_an_evaluation_task_taught_is_not_probed_not_even_through_another_run(tmp_path):
-    direct = run(tmp_path / "direct", "--config.data.collection=arc2-train", "--config.probe=true")
+    direct = run(tmp_path / "direct", "--config.data.collection=arc2-train", "--config.probes=('arc',)")
     assert (
         direct.returncode == 2
         and "were trained on" in direct.stderr
         and not (tmp_path / "direct/metrics.jsonl").exists()
     )
     assert run(tmp_path / "teacher", "--config.data.collection=arc2-eval").returncode == 0
-    pupil = run(tmp_path / "pupil", f"--config.init_from={tmp_path / 'teacher'}", "--config.probe=true")
+    pupil = run(tmp_path / "pupil", f"--config.init_from={tmp_path / 'teacher'}", "--config.probes=('arc',)")
     assert pupil.returncode == 2 and "were trained on" in pupil.stderr
 
 

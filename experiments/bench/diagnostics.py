@@ -15,10 +15,9 @@ import statistics
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from _timing import timed
 
-from jepa import backend, diagnostics, evaluation, moments, pair_diagnostics, train
+from jepa import backend, curriculum, diagnostics, evaluation, moments, pair_diagnostics, train
 from jepa import main as cli
 from jepa.parts import build
 
@@ -36,7 +35,7 @@ def training(config):
     """A call that runs one dispatch and keeps its state for the next, as the loop does."""
     parts = build(config)
     call, held = train.make_train_call(config, parts), {"state": parts.init()}
-    rows = np.stack([parts.source.indices(step) for step in range(config.steps_per_call)])
+    rows = curriculum.rows(parts.source, 0, config.steps_per_call)
 
     def dispatch():
         held["state"], metrics = call(held["state"], parts.source.tables, rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Indices = Callable[[int], np.ndarray]
+Indices = Callable[..., np.ndarray]  # of a step, and of a level of difficulty, of which there is one here
 
 
 def uniform_over_tasks(counts: np.ndarray, *, seed: int, batch_size: int) -> Indices:
@@ -26,7 +26,7 @@ def uniform_over_tasks(counts: np.ndarray, *, seed: int, batch_size: int) -> Ind
         tasks = rng.permutation(epoch_length)
         return (first_of_task[tasks] + rng.integers(counts[tasks])).astype(np.int32)
 
-    def indices(step: int) -> np.ndarray:
+    def indices(step: int, level: int = 0) -> np.ndarray:
         first = step * batch_size
         last = first + batch_size - 1
         examples = np.concatenate([epoch(n) for n in range(first // epoch_length, last // epoch_length + 1)])
@@ -39,7 +39,7 @@ def enumerated(num_examples: int, *, seed: int, batch_size: int) -> Indices:
     """indices(step) -> int32 [B]: all examples in one seeded order, then round again."""
     order = np.random.default_rng(seed).permutation(num_examples).astype(np.int32)
 
-    def indices(step: int) -> np.ndarray:
+    def indices(step: int, level: int = 0) -> np.ndarray:
         return order[(step * batch_size + np.arange(batch_size)) % num_examples]
 
     return indices
