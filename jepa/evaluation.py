@@ -159,9 +159,12 @@ def level_errors(source: Source) -> list[str]:
 
 
 def errors(examples: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy."""
+    """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy; with
+    labels, the accuracy of an online probe."""
     error = np.mean(examples["prediction"])
     figures = {"prediction": error}
+    if "online_accuracy" in examples:
+        figures["online_accuracy"] = np.mean(examples["online_accuracy"])
     if "copy" in examples:
         copy = np.mean(examples["copy"])
         figures |= {"prediction/copy_ratio": error / copy, "prediction/moved_ratio": np.mean(examples["moved"]) / copy}
@@ -217,6 +220,8 @@ def extent(source: Source) -> str:
     held_out = next(iter(source.validation.values()))
     if not held_out.num_examples:
         return f"{len(held_out.ids)} families, drawn anew"
+    if not held_out.ids:
+        return f"{held_out.num_examples} images"
     return f"{held_out.num_examples} from {len(held_out.ids)} tasks"
 
 
