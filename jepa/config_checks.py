@@ -82,11 +82,17 @@ def check_lambda(share: float, batch_size: int, weights: Mapping[str, float | No
             )
 
 
-def check_labels(num_classes: int | None, stats: Mapping[str, float]) -> None:
-    """Raises ValueError where the online probe learns another number of classes than the data has."""
-    if num_classes is not None and "classes" in stats and num_classes != stats["classes"]:
+def check_labels(config: ConfigDict, stats: Mapping[str, float]) -> None:
+    """Raises ValueError where probes, at the end or online, ask for other labels than a source with `stats` has."""
+    labelled = "classes" in stats
+    if "images" in config.probes and not labelled:
+        raise ValueError("config.probes names 'images', which asks for labelled ones: use data.name 'images', or leave it")
+    if "arc" in config.probes and labelled:
+        raise ValueError("config.probes names 'arc', which shows grids to the encoder, and this run encodes images")
+    if labelled and "num_classes" in config.objective and config.objective.num_classes not in (None, stats["classes"]):
         raise ValueError(
-            f"config.objective.num_classes is {num_classes}, but the data has {stats['classes']:.0f} classes: set it so"
+            f"config.objective.num_classes is {config.objective.num_classes}, but the data has {stats['classes']:.0f} "
+            "classes: set it so, or to none"
         )
 
 

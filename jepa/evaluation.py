@@ -115,7 +115,7 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
                 diagnosis = add(diagnosis or start_diagnosis(embeddings, key), embeddings)
         scalars = [out.pop("scalars") for out in outputs]
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
-        collected = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        collected = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
         return collected | {"scalars": means, "diagnosis": diagnosis}
 
     def with_foreign(name: str, own: Mapping[str, Any], state: TrainState, num_examples: int) -> dict[str, float]:

@@ -139,6 +139,8 @@ def build(
         return tokens.reshape(*lead, *tokens.shape[1:])
 
     def embed(params: PyTree, observation: Observation, key: Array | None = None) -> tuple[Array, Array]:
+        if "image" not in observation:
+            raise ValueError("encoder 'vit' sees images, and these data are object tables: use encoder.name 'objects'")
         tokens = fold(params, observation["image"], key)
         mask = jnp.ones(tokens.shape[:-1], bool)
         if "local" not in observation:
@@ -150,8 +152,9 @@ def build(
         return jnp.concatenate([tokens, padded], axis=1), jnp.concatenate([mask, real], axis=1)
 
     def init(key: Array, observation: Observation) -> PyTree:
-        params = module.init(key, observation["image"].reshape(-1, *observation["image"].shape[-3:])[:1])["params"]
-        return params | pool_module.init(key, *embed(params, observation))["params"]
+        example = observation["image"].reshape(-1, *observation["image"].shape[-3:])[:1]
+        params = module.init(key, example)["params"]
+        return params | pool_module.init(key, *embed(params, {"image": example}))["params"]
 
     def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
         return pool_module.apply({"params": params}, tokens, mask)
