@@ -2,8 +2,9 @@
 
     python -m jepa.main --config=configs/lejepa_images.py
 
-Balestriero & LeCun, LeJEPA, arXiv:2511.08544, in its own convention: lambda SIGReg + (1 - lambda) prediction, SIGReg as
-T, which grows with the batch. Here the term is T / N, so its weight is lambda times the batch size; the run prints both.
+Balestriero & LeCun, LeJEPA, arXiv:2511.08544, in its own convention: lambda SIGReg + (1 - lambda) prediction, with
+SIGReg as T, which grows with the batch. Here the term is T / N, so its weight is lambda times the batch size; the run
+prints both.
 
 Variants, after a colon: `tiny` (seconds, for tests).
 
@@ -21,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     words = base.words(variant, ("tiny",))
     config = base.get_config()
     config.num_steps = 800
+    config.max_grad_norm = 10.0  # for outliers: the usual gradient is 2 to 5 long
     config.lejepa_lambda = 0.02  # the paper's one weight
 
     config.data = ConfigDict(
@@ -67,6 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
             projector_dim=64,
             projector_depth=3,
             projector_hidden=512,
+            projector_norm="batch",
             num_global_views=config.data.get_oneway_ref("num_global"),
             statistic="epps_pulley",
             num_slices=256,

@@ -86,7 +86,9 @@ def check_labels(config: ConfigDict, stats: Mapping[str, float]) -> None:
     """Raises ValueError where probes, at the end or online, ask for other labels than a source with `stats` has."""
     labelled = "classes" in stats
     if "images" in config.probes and not labelled:
-        raise ValueError("config.probes names 'images', which asks for labelled ones: use data.name 'images', or leave it")
+        raise ValueError(
+            "config.probes names 'images', which asks for labelled ones: use data.name 'images', or leave it"
+        )
     if "arc" in config.probes and labelled:
         raise ValueError("config.probes names 'arc', which shows grids to the encoder, and this run encodes images")
     if labelled and "num_classes" in config.objective and config.objective.num_classes not in (None, stats["classes"]):

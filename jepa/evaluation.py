@@ -202,7 +202,7 @@ def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable
 
     @jax.jit
     def embed_projected(table: Any) -> jax.Array:
-        return objective.project(run.params, embed(table))
+        return objective.project(run.params, run.objective_state, embed(table))
 
     @jax.jit
     def predict(context: Any) -> jax.Array:

@@ -27,6 +27,23 @@ class Mlp(nn.Module):
         return nn.Dense(self.widths[-1], dtype=self.dtype)(x)
 
 
+class Projector(nn.Module):
+    """An MLP from embeddings to what the losses see, with GELU between its layers; with `batch_norm`, batch
+    normalisation (arXiv:1502.03167) and ReLU. Statistics are of all leading axes together, in training of the batch,
+    else the averages `batch_stats`.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for width in self.widths[:-1]:
+            x = nn.Dense(width)(x)
+            x = nn.relu(nn.BatchNorm(not train, momentum=0.9)(x)) if self.batch_norm else nn.gelu(x)
+        return nn.Dense(self.widths[-1])(x)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens with an additive bias per head (Shaw et al., arXiv:1803.02155).
 

@@ -53,7 +53,8 @@ def _trained(row: Mapping[str, Any], over: Mapping[str, Any], best: float, name:
         bar(row["score"], row["low"], row["high"], row["chance"], best),
         f"<b>{row['score']:.3f}</b>",
         f"[{row['low']:.3f}, {row['high']:.3f}]",
-        f'<span class="{kind}">{over["difference"]:+.3f} [{over["low"]:+.3f}, {over["high"]:+.3f}]</span> {escape(name)}',
+        f'<span class="{kind}">{over["difference"]:+.3f} [{over["low"]:+.3f}, {over["high"]:+.3f}]</span> '
+        f"{escape(name)}",
     ]
 
 

@@ -147,7 +147,7 @@ class Objective(NamedTuple):
     trunk(params, target_params, state, batch, *, key, step, train) -> (latents, state)
     loss(params, target_params, state, latents, batch, *, key, step, train) -> LossOutput
     encode(params, state, observation) -> Encoded
-    project(params, pooled) -> pooled [..., D] in the space of the losses [..., P]; the identity without a projector
+    project(params, state, pooled) -> pooled [..., D] in the space of the losses [..., P]; without a projector as it is
     predict(params, state, context) -> the predicted target [B, P], in that space, of a context [B, T, ...]
     terms: the ledger's names, each "latent" (collapsible), "external" (a fixed target) or "regulariser".
     levels: how many values each symbol of a token's code takes (`Quantizer`); () without codes.

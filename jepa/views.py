@@ -108,7 +108,7 @@ def multi_crop(
     colours: Colours,
     flip: bool = False,
 ) -> dict[str, Array]:
-    """Global and local views of images [B, H, W, C], uint8 or in [0, 1], as one observation; every view has its own key.
+    """Global and local views of images [B, H, W, C], uint8 or in [0, 1], as one observation; each view has its own key.
 
     `image` [B, V, size, size, C] has the global views first and then the local ones, where both are of one size. Where
     local views are smaller, they are `local` [B, num_local, local_size, local_size, C], and V counts both.

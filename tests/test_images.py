@@ -70,7 +70,9 @@ def test_digits_are_what_scikit_learn_has():
     from sklearn.datasets import load_digits
 
     source = source_of(size=8)
-    np.testing.assert_allclose(np.asarray(source.tables["pixels"])[..., 0] * (16 / 255), load_digits().images, atol=0.04)
+    np.testing.assert_allclose(
+        np.asarray(source.tables["pixels"])[..., 0] * (16 / 255), load_digits().images, atol=0.04
+    )
     np.testing.assert_array_equal(source.tables["labels"], load_digits().target)
 
 
@@ -123,11 +125,10 @@ def hub(monkeypatch):
         pass
 
     class Data(list):
-        features = {"id": Column(), "picture": ImageColumn(), "kind": ClassLabel(("ant", "cat"))}
-
         def __getitem__(self, key):
             return [row[key] for row in self] if isinstance(key, str) else list.__getitem__(self, key)
 
+    Data.features = {"id": Column(), "picture": ImageColumn(), "kind": ClassLabel(("ant", "cat"))}
     rows = [{"id": i, "picture": Image.fromarray(p), "kind": i % 2} for i, p in enumerate(pictures(8))]
     module = types.ModuleType("datasets")
     module.Image, module.ClassLabel = ImageColumn, ClassLabel

@@ -63,7 +63,7 @@ def test_the_total_is_the_papers_loss():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"lejepa_lambda": 1.5}, "config.lejepa_lambda is 1.5"),
+        ({"lejepa_lambda": 1.5}, r"config\.lejepa_lambda is 1\.5"),
         ({"weights.sigreg": 3.0}, "makes weights.sigreg 0.32, but it is set to 3: set config.lejepa_lambda alone"),
         ({"probes": ("arc",)}, "config.probes names 'arc'"),
         ({"objective.num_classes": 7}, "num_classes is 7, but the data has 10 classes"),
@@ -77,14 +77,14 @@ def test_what_contradicts_itself_is_said(overrides, message):
 def test_a_lambda_that_nothing_reads_is_refused():
     config = main.load_config("configs/lejepa.py:tiny")
     config.lejepa_lambda = 0.1
-    with pytest.raises(ValueError, match="makes weights.prediction 0.9, but it is set to 1"):
+    with pytest.raises(ValueError, match=r"makes weights\.prediction 0\.9, but it is set to 1"):
         config_checks.check(config)
 
 
 def test_probes_of_images_ask_for_labels():
     config = main.load_config("configs/lejepa.py:tiny")
     config.probes = ("images",)
-    with pytest.raises(ValueError, match="config.probes names 'images'"):
+    with pytest.raises(ValueError, match="names 'images', which asks for labelled ones"):
         config_checks.check_labels(config, {"tasks": 3.0})
 
 

@@ -39,7 +39,7 @@ def test_patches_are_cut_in_reading_order():
         for column in range(3):
             expected = image[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3].reshape(2, -1)
             np.testing.assert_array_equal(cut[:, row, column], expected)
-    with pytest.raises(ValueError, match="images are 6 x 9 but encoder.patch 4"):
+    with pytest.raises(ValueError, match="images are 6 x 9 but encoder"):
         vit.patches(jnp.asarray(image), 4)
 
 
@@ -89,7 +89,9 @@ def test_without_positions_the_order_of_patches_means_nothing_to_their_mean():
 def test_sincos_positions_tell_rows_from_columns():
     table = vit.sincos(5, 16)
     assert table.shape == (5, 5, 16)
-    np.testing.assert_array_equal(table[2, :, :8], np.broadcast_to(table[2, :1, :8], (5, 8)))  # the row, in every column
+    np.testing.assert_array_equal(
+        table[2, :, :8], np.broadcast_to(table[2, :1, :8], (5, 8))
+    )  # the row, in every column
     np.testing.assert_array_equal(table.transpose(1, 0, 2)[..., 8:], table[..., :8])
     np.testing.assert_allclose(table[3, 0, :8:4], [np.sin(3), np.cos(3)], rtol=1e-6)
     flat = table.reshape(25, 16)

@@ -74,7 +74,9 @@ def build(
         flip=flip,
     )
     pixels, labels = jnp.asarray(images.pixels), jnp.asarray(images.labels)  # one copy for both sides
-    digest = hashlib.sha256(images.pixels.tobytes() + images.labels.tobytes() + repr((validation_share, crops)).encode())
+    digest = hashlib.sha256(
+        images.pixels.tobytes() + images.labels.tobytes() + repr((validation_share, crops)).encode()
+    )
 
     def source(numbers: np.ndarray, indices: Callable, validation: dict) -> Source:
         return Source(
@@ -112,11 +114,13 @@ def _check(
         raise ValueError(f"data.validation_share is {validation_share}; it must lie between 0 and 1")
     if num_global < 1 or num_local < 0 or num_global + num_local < 2:
         raise ValueError(
-            f"data.num_global is {num_global} and data.num_local {num_local}; there must be a global view, and two in all"
+            f"data.num_global is {num_global} and data.num_local {num_local}; one must be global, and two in all"
         )
     for name, scale in {"global_scale": global_scale, "local_scale": local_scale}.items():
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"data.{name} is {tuple(scale)}; it must be (least, largest), as shares of the image's area")
+            raise ValueError(
+                f"data.{name} is {tuple(scale)}; it must be (least, largest), as shares of the image's area"
+            )
 
 
 def _load(collection: str, path: str | Path | None, hub: str | None, size: int, channels: int) -> _images.Images:
@@ -138,7 +142,9 @@ def _load(collection: str, path: str | Path | None, hub: str | None, size: int, 
 
 def _held_out(images: _images.Images, share: float) -> np.ndarray:
     """bool [n]: which images are held out, of every class those with the least hash of their pixels."""
-    hashes = np.array([int.from_bytes(hashlib.sha256(p.tobytes()).digest()[:8], "big") for p in images.pixels], np.uint64)
+    hashes = np.array(
+        [int.from_bytes(hashlib.sha256(p.tobytes()).digest()[:8], "big") for p in images.pixels], np.uint64
+    )
     held_out = np.zeros(len(hashes), bool)
     for label, name in enumerate(images.classes):
         rows = np.flatnonzero(images.labels == label)

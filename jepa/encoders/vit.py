@@ -33,12 +33,13 @@ def patches(images: Array, size: int) -> Array:
 
 
 def sincos(side: int, dim: int) -> np.ndarray:
-    """Fixed positions float32 [side, side, dim]: sine and cosine of rows, then of columns; MoCo v3, arXiv:2104.02057."""
+    """Fixed positions float32 [side, side, dim]: sines and cosines of rows, then of columns; MoCo v3, 2104.02057."""
     frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
     angles = np.arange(side)[:, None] * frequencies[None]
     one = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)  # [side, dim / 2]
-    rows, columns = np.broadcast_to(one[:, None], (side, side, dim // 2)), np.broadcast_to(one[None], (side, side, dim // 2))
-    return np.concatenate([rows, columns], axis=-1).astype(np.float32)
+    shape = (side, side, dim // 2)
+    both = [np.broadcast_to(one[:, None], shape), np.broadcast_to(one[None], shape)]
+    return np.concatenate(both, axis=-1).astype(np.float32)
 
 
 class ImageTokens(nn.Module):
@@ -60,7 +61,9 @@ class ImageTokens(nn.Module):
         x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(patches(2.0 * x - 1.0, self.patch))
         x = x + self.position(x.shape[1:3]).astype(self.dtype)[None]
         x = x.reshape(len(x), -1, self.dim)
-        extra = self.param("extra", nn.initializers.normal(0.02), (1 + self.num_registers, self.dim))  # [CLS], registers
+        extra = self.param(
+            "extra", nn.initializers.normal(0.02), (1 + self.num_registers, self.dim)
+        )  # [CLS], registers
         x = jnp.concatenate([jnp.broadcast_to(extra.astype(self.dtype)[None], (len(x), *extra.shape)), x], axis=1)
         mask = jnp.ones(x.shape[:2], bool)
         for layer in range(self.depth):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jepa import predictors
 from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
-from jepa.modules import Mlp
+from jepa.modules import Projector
 from jepa.objectives import _monitor
 from jepa.objectives._terms import QUANTIZER, Term, code_agreement, code_metrics, kinds, regularisers, values
 from jepa.pair_diagnostics import alignment
@@ -60,6 +60,7 @@ def build(
     projector_dim: int | None = None,
     projector_depth: int = 2,
     projector_hidden: int | None = None,
+    projector_norm: str = "none",
     error: str = "squared",
     num_global_views: int = 2,
     statistic: str = "epps_pulley",
@@ -75,6 +76,7 @@ def build(
     predictor: "tokens" reads every token of every frame; "pooled" reads pooled embeddings aggregated by `context`.
     projector_dim: width of a projector before both terms, for embeddings wider than the batch; None has none.
     projector_depth, projector_hidden: its layers, and the width between them; None is twice projector_dim.
+    projector_norm: "batch" normalises there over the batch, as LeJEPA's own runs do; "none" does not.
     error: how far a prediction is from its target, a name of `jepa.losses.prediction.ERRORS`.
     num_global_views: how many leading views define the centre, in the multi-view form.
     statistic: the univariate test of the term `sigreg`, a name of `jepa.losses.univariate.STATISTICS`.
@@ -84,6 +86,8 @@ def build(
     """
     if error not in ERRORS:
         raise ValueError(f"objective.error is {error!r}: {nearest(error, ERRORS)}")
+    if projector_norm not in ("none", "batch"):
+        raise ValueError(f"objective.projector_norm is {projector_norm!r}; it must be 'none' or 'batch'")
     predictor_module = predictors.build(
         predictor,
         dim=predictor_dim,
@@ -103,22 +107,31 @@ def build(
     projector_module = None
     if projector_dim is not None:
         hidden = 2 * projector_dim if projector_hidden is None else projector_hidden
-        projector_module = Mlp((hidden,) * (projector_depth - 1) + (projector_dim,))
+        widths = (hidden,) * (projector_depth - 1) + (projector_dim,)
+        projector_module = Projector(widths, batch_norm=projector_norm == "batch")
 
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
         return representation.encode(params["trunk"], state, observation, key=None, train=False).encoded
 
-    def project(params: PyTree, pooled: Array) -> Array:
-        if projector_module is None:
-            return pooled
-        return projector_module.apply({"params": params["heads"]["projector"]}, pooled)
+    def project(params: PyTree, state: PyTree, pooled: Array, train: bool = False) -> Array:
+        return projected(params, state, pooled, train)[0]
 
-    def forward(params: PyTree, encoded_context: Encoded) -> Array:
+    def projected(params: PyTree, state: PyTree, pooled: Array, train: bool) -> tuple[Array, PyTree]:
+        """What the losses see, and the state with the statistics of a projector that normalises over the batch."""
+        if projector_module is None:
+            return pooled, state
+        variables = {"params": params["heads"]["projector"]}
+        if projector_norm == "batch":
+            variables["batch_stats"] = state["projector"]
+        z, changed = projector_module.apply(variables, pooled, train, mutable=["batch_stats"] if train else [])
+        return z, state | ({"projector": changed["batch_stats"]} if "batch_stats" in changed else {})
+
+    def forward(params: PyTree, state: PyTree, encoded_context: Encoded, train: bool = False) -> Array:
         z_hat = predictor_module.apply({"params": params["heads"]["predictor"]}, encoded_context)
-        return project(params, z_hat)
+        return project(params, state, z_hat, train)
 
     def predict(params: PyTree, state: PyTree, observation: PyTree) -> Array:
-        return forward(params, encode(params, state, observation))
+        return forward(params, state, encode(params, state, observation))
 
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         key_encoder, key_predictor, key_projector = jax.random.split(key, 3)
@@ -133,7 +146,9 @@ def build(
         if batch.views is None:
             heads["predictor"] = predictor_module.init(key_predictor, encoded)["params"]
         if projector_module is not None:
-            heads["projector"] = projector_module.init(key_projector, encoded.pooled)["params"]
+            variables = projector_module.init(key_projector, encoded.pooled, False)
+            heads["projector"] = variables["params"]
+            state |= {"projector": variables["batch_stats"]} if "batch_stats" in variables else {}
         params = {"trunk": trunk_params, "heads": heads}
         if num_classes is not None:
             if batch.labels is None:
@@ -153,16 +168,16 @@ def build(
         latents = {"online": online.encoded, "quantized": online.quantized, "teacher": None, "teacher_codes": None}
         if target_params is not None:
             taught = encode({"trunk": teacher_trunk(target_params, params)}, state, batch.target)
-            teacher = jax.lax.stop_gradient(project(target_params, taught.pooled))
+            teacher = jax.lax.stop_gradient(project(target_params, state, taught.pooled))
             latents |= {"teacher": teacher, "teacher_codes": taught.codes}
         if train:
             state = representation.update(params["trunk"], state, online, key=key_update)
         return latents, state
 
-    def next_embedding(params, latents, z):
+    def next_embedding(params, state, latents, z, train):
         """Per-example errors [B] of prediction and copy of the last frame, and between them; embeddings by role."""
         context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
-        z_hat = forward(params, context)
+        z_hat = forward(params, state, context, train)
         z_target = z[:, -1] if latents["teacher"] is None else latents["teacher"]
         z_last = z[:, -2]
         examples = {
@@ -182,7 +197,7 @@ def build(
         return latents["online"].pooled if train else encode(params, state, batch.target).pooled[:, None]
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
-        z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
+        z, state = projected(params, state, latents["online"].pooled, train)  # [B, T + 1, P], or [B, V, P] for views
         quantized = latents["quantized"]
         metrics = readout_scale(latents["online"].pooled, num_readouts) | code_metrics(quantized)
         if latents["teacher_codes"] is not None:
@@ -191,7 +206,7 @@ def build(
             examples = {"prediction": view_invariance(z, num_global_views), "alignment": alignment(z)}  # [B]
             embeddings = {"views": latents["online"].pooled}  # [B, V, D]
         else:
-            examples, embeddings = next_embedding(params, latents, z)
+            examples, embeddings = next_embedding(params, state, latents, z, train)
             metrics["prediction/copy_ratio"] = jnp.mean(examples["prediction"]) / jnp.mean(examples["copy"])
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
