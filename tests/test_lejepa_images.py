@@ -1,6 +1,7 @@
 """LeJEPA on images: the paper's lambda at the door, views, and a probe that watches without a say."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jepa import config_checks, main, optimizer, train_step
+from jepa import config_checks, main, optimizer, report, train, train_step
 from jepa.objectives import _monitor
 from jepa.parts import build
 from jepa.state import step_keys
@@ -164,6 +165,62 @@ def test_data_without_labels_have_no_online_probe():
     assert "num_classes" not in config.objective
     with pytest.raises(ValueError, match="the data has no labels"):
         jax.eval_shape(parts.objective.init, jax.random.key(0), batch._replace(labels=None))
+
+
+# --- the projector --------------------------------------------------------------------------------------------------
+
+
+def test_the_projector_normalises_by_its_batch_in_training_and_by_its_averages_elsewhere():
+    parts = built()
+    state, kept = parts.init(), trained()[0].objective_state["projector"]
+    moved = jax.tree.map(lambda leaf, start: np.abs(leaf - start).max(), kept, state.objective_state["projector"])
+    assert min(jax.tree.leaves(moved)) > 1e-4
+    x = 3.0 * jax.random.normal(jax.random.key(0), (5, 2, 16)) + 1.0
+    params = jax.device_get(state.params["heads"]["projector"])
+
+    def reference(averages):
+        """Layer by layer; averages None is batch normalisation by the rows of x themselves."""
+        h = np.asarray(x, np.float64)
+        for layer in range(2):
+            h = h @ params[f"Dense_{layer}"]["kernel"] + np.asarray(params[f"Dense_{layer}"]["bias"])
+            mean, var = h.mean((0, 1)), h.var((0, 1))
+            if averages is not None:
+                mean, var = (np.asarray(averages[f"BatchNorm_{layer}"][name]) for name in ("mean", "var"))
+            h = np.maximum((h - mean) / np.sqrt(var + 1e-5), 0.0)  # scale 1 and bias 0, as they start
+        return h @ params["Dense_2"]["kernel"] + np.asarray(params["Dense_2"]["bias"])
+
+    project = jax.jit(parts.objective.project, static_argnums=3)
+    np.testing.assert_allclose(
+        project(state.params, {"projector": kept}, x, True), reference(None), rtol=1e-3, atol=1e-4
+    )
+    held = project(state.params, {"projector": kept}, x, False)
+    np.testing.assert_allclose(held, reference(kept), rtol=1e-3, atol=1e-4)
+    alone = jax.jit(parts.objective.project)(state.params, {"projector": kept}, x[3, 1])
+    np.testing.assert_allclose(alone, held[3, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_normalisation_is_said():
+    with pytest.raises(ValueError, match=r"projector_norm is 'layer'; it must be 'none' or 'batch'"):
+        build(tiny(**{"objective.projector_norm": "layer"}))
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_probes_of_images_and_its_page_shows_them(tmp_path, capsys):
+    config, workdir = tiny(probes=("images",)), tmp_path / "run"
+    train.run(config, workdir)
+    result = json.loads((workdir / "probes.json").read_text())
+    assert [row["probe"] for row in result["image_probes"]["rows"]] == ["logistic", "5-nn", "5-shot"]
+    assert result["image_probes"]["num_held_out"] == 359 and 0 <= result["validation"]["val/online_accuracy"] <= 1
+    said = capsys.readouterr().out
+    assert "weights.prediction 0.98, weights.sigreg 0.32" in said and "accuracy on 359 held-out images" in said
+    train.run(config, workdir)
+    assert "is finished at step 20" in capsys.readouterr().out
+    report.write([workdir], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "359 held-out images" in page and "val/online_accuracy" in page
 
 
 # --- the encoder in training ----------------------------------------------------------------------------------------
