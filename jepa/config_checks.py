@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,9 @@ FIXED = (
     *("init_from", "init_parts", "init_batches", "freeze", "early_stopping", "curriculum"),
     *("data", "encoder", "quantizer", "objective", "weights", "optimizer"),
 )
-PROBES = ("arc",)
+# A key that only some configs have: their weights are computed from it.
+OPTIONAL = ("lejepa_lambda",)
+PROBES = ("arc", "images")
 HELD_OUT = ("val/", "diag/", "codes/")
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
@@ -34,11 +37,11 @@ COUNTS = (
 
 def check(config: ConfigDict) -> None:
     """Raises ValueError for a key that nothing reads or that is missing, a value out of range, cadences that clash."""
-    known = (*FIXED, *MAY_CHANGE)
+    known = (*FIXED, *MAY_CHANGE, *OPTIONAL)
     for key in config:
         if key not in known:
             raise ValueError(f"config.{key} is read by nothing: {registry.nearest(key, known)}")
-    missing = sorted(set(known) - set(config))
+    missing = sorted(set(known) - set(OPTIONAL) - set(config))
     if missing:
         raise ValueError(f"the config lacks {missing}; configs/base.py has every key")
     for name in COUNTS:
@@ -58,11 +61,41 @@ def check(config: ConfigDict) -> None:
             )
     if unknown := sorted(set(config.probes) - set(PROBES)):
         raise ValueError(f"config.probes names {unknown}; there are {list(PROBES)}, and () is none")
+    if "lejepa_lambda" in config:
+        check_lambda(config.lejepa_lambda, config.batch_size, dict(config.weights))
     early_stopping.check(**config.early_stopping)
     for key, metric in held_out_metrics(config):
         if not metric.startswith(HELD_OUT):
             raise ValueError(f"config.{key} names {metric!r}; a held-out figure starts with {' or '.join(HELD_OUT)}")
     check_cadences(config)
+
+
+def check_lambda(share: float, batch_size: int, weights: Mapping[str, float | None]) -> None:
+    """Raises ValueError unless the weights that are on are those of lambda SIGReg + (1 - lambda) prediction."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"config.lejepa_lambda is {share}; the weights are convex, so it must lie in [0, 1]")
+    for name, weight in {"prediction": 1.0 - share, "sigreg": share * batch_size}.items():
+        if weights[name] is not None and not math.isclose(weights[name], weight):
+            raise ValueError(
+                f"config.lejepa_lambda {share:g} makes weights.{name} {weight:g}, but it is set to {weights[name]:g}: "
+                "set config.lejepa_lambda alone"
+            )
+
+
+def check_labels(config: ConfigDict, stats: Mapping[str, float]) -> None:
+    """Raises ValueError where probes, at the end or online, ask for other labels than a source with `stats` has."""
+    labelled = "classes" in stats
+    if "images" in config.probes and not labelled:
+        raise ValueError(
+            "config.probes names 'images', which asks for labelled ones: use data.name 'images', or leave it"
+        )
+    if "arc" in config.probes and labelled:
+        raise ValueError("config.probes names 'arc', which shows grids to the encoder, and this run encodes images")
+    if labelled and "num_classes" in config.objective and config.objective.num_classes not in (None, stats["classes"]):
+        raise ValueError(
+            f"config.objective.num_classes is {config.objective.num_classes}, but the data has {stats['classes']:.0f} "
+            "classes: set it so, or to none"
+        )
 
 
 def check_best_metric(name: str, terms: list[str]) -> None:
@@ -127,6 +160,10 @@ def as_json(config: ConfigDict) -> dict:
 def in_published_units(config: ConfigDict) -> list[str]:
     """A line for a weight that publications give in other units: of SIGReg, on T and not on T / N."""
     weights, num = config.weights, config.batch_size
+    if "lejepa_lambda" in config:
+        share, on = config.lejepa_lambda, {name: weight for name, weight in weights.items() if weight is not None}
+        listed = ", ".join(f"weights.{name} {on[name]:g}" for name in ("prediction", "sigreg") if name in on)
+        return [f"lejepa_lambda {share:g}, for T and a batch of {num}: {listed} on T / N"]
     if not weights.sigreg or config.objective.statistic not in univariate.EXTENSIVE:
         return []
     line = f"weights.sigreg {weights.sigreg:g} is on T / N: {weights.sigreg / num:.3g} on T for a batch of {num}"

@@ -115,7 +115,7 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
                 diagnosis = add(diagnosis or start_diagnosis(embeddings, key), embeddings)
         scalars = [out.pop("scalars") for out in outputs]
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
-        collected = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        collected = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
         return collected | {"scalars": means, "diagnosis": diagnosis}
 
     def with_foreign(name: str, own: Mapping[str, Any], state: TrainState, num_examples: int) -> dict[str, float]:
@@ -159,9 +159,12 @@ def level_errors(source: Source) -> list[str]:
 
 
 def errors(examples: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy."""
+    """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy; with
+    labels, the accuracy of an online probe."""
     error = np.mean(examples["prediction"])
     figures = {"prediction": error}
+    if "online_accuracy" in examples:
+        figures["online_accuracy"] = np.mean(examples["online_accuracy"])
     if "copy" in examples:
         copy = np.mean(examples["copy"])
         figures |= {"prediction/copy_ratio": error / copy, "prediction/moved_ratio": np.mean(examples["moved"]) / copy}
@@ -202,7 +205,7 @@ def embedders(
 
     @jax.jit
     def embed_projected(table: Any) -> jax.Array:
-        return objective.project(run.params, embed(table))
+        return objective.project(run.params, run.objective_state, embed(table))
 
     @jax.jit
     def predict(context: Any) -> jax.Array:
@@ -222,6 +225,8 @@ def extent(source: Source) -> str:
     held_out = next(iter(source.validation.values()))
     if not held_out.num_examples:
         return f"{len(held_out.ids)} families, drawn anew"
+    if not held_out.ids:
+        return f"{held_out.num_examples} images"
     return f"{held_out.num_examples} from {len(held_out.ids)} tasks"
 
 

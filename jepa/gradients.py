@@ -16,7 +16,7 @@ import optax
 
 from jepa.paths import path_name
 from jepa.state import TrainState
-from jepa.train_step import forward, trained_terms
+from jepa.train_step import forward, split_monitor, trained_terms
 from jepa.types import Array, Batch, Objective, PyTree
 
 Diagnose = Callable[[TrainState, Batch], dict[str, Array]]
@@ -58,7 +58,7 @@ def make_diagnose(
         _, pull_back = jax.vjp(functools.partial(weighted_terms, state, batch), state.params)
         # One after another: under vmap, as in jacrev, JAX 0.10.2 compiles the gradient of rsqrt wrongly for a CPU.
         gradients = jax.lax.map(lambda unit: pull_back(unit)[0], jnp.eye(len(names)))  # every leaf [n, ...]
-        products = {module: gramian(leaves) for module, leaves in by_module(gradients).items()}
+        products = {module: gramian(leaves) for module, leaves in by_module(split_monitor(gradients)[1]).items()}
         trunk = sum(product for module, product in products.items() if module.startswith("trunk/"))
         return (
             shares(names, trunk)
@@ -92,9 +92,10 @@ def update_ratios(state: TrainState, gradient: PyTree, max_grad_norm: float) -> 
     tiny = jnp.finfo(jnp.float32).tiny
     clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(optax.tree.norm(gradient), tiny))
     updates, _ = state.tx.update(jax.tree.map(lambda g: g * clip, gradient), state.opt_state, state.params)
-    changed, there = by_module(updates), by_module(state.params)
+    (_, updates), (_, trained) = split_monitor(updates), split_monitor(state.params)
+    changed, there = by_module(updates), by_module(trained)
     ratios = {
         module: optax.tree.norm(changed[module]) / jnp.maximum(optax.tree.norm(there[module]), tiny) for module in there
     }
-    whole = optax.tree.norm(updates) / jnp.maximum(optax.tree.norm(state.params), tiny)
+    whole = optax.tree.norm(updates) / jnp.maximum(optax.tree.norm(trained), tiny)
     return {"update_ratio": whole} | {f"update_ratio/{module}": ratio for module, ratio in ratios.items()}

@@ -27,6 +27,23 @@ class Mlp(nn.Module):
         return nn.Dense(self.widths[-1], dtype=self.dtype)(x)
 
 
+class Projector(nn.Module):
+    """An MLP from embeddings to what the losses see, with GELU between its layers; with `batch_norm`, batch
+    normalisation (arXiv:1502.03167) and ReLU. Statistics are of all leading axes together, in training of the batch,
+    else the averages `batch_stats`.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for width in self.widths[:-1]:
+            x = nn.Dense(width)(x)
+            x = nn.relu(nn.BatchNorm(not train, momentum=0.9)(x)) if self.batch_norm else nn.gelu(x)
+        return nn.Dense(self.widths[-1])(x)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens with an additive bias per head (Shaw et al., arXiv:1803.02155).
 
@@ -52,17 +69,27 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then an MLP of `mlp_ratio` times the width."""
+    """A pre-norm transformer block: attention, then an MLP of `mlp_ratio` times the width.
+
+    kept [2, ..., 1, 1], if given, are factors of the two residual branches (`drop_path`).
+    """
 
     num_heads: int
     mlp_ratio: int = 4
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, bias: Array | None = None) -> Array:
+    def __call__(self, x: Array, mask: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
         dim = x.shape[-1]
-        x = x + Attention(self.num_heads, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x), mask, bias)
-        return x + Mlp((self.mlp_ratio * dim, dim), self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        mixed = Attention(self.num_heads, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x), mask, bias)
+        x = x + (mixed if kept is None else kept[0] * mixed)
+        changed = Mlp((self.mlp_ratio * dim, dim), self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        return x + (changed if kept is None else kept[1] * changed)
+
+
+def drop_path(key: Array, shape: tuple[int, ...], rate: float, dtype: jnp.dtype = jnp.float32) -> Array:
+    """Factors of residual branches: 0 with probability `rate`, else 1 / (1 - rate); stochastic depth, 1603.09382."""
+    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)
 
 
 class Readouts(nn.Module):

@@ -30,10 +30,12 @@ def target_decay(start: float | None, final: float | None, num_steps: int) -> op
 
 
 def decayed(params: PyTree) -> PyTree:
-    """Which parameters decay: matrices, except codebooks, whose rows lie where the tokens are and not near 0."""
+    """Which parameters decay: matrices, except codebooks, whose rows lie where the tokens are and not near 0, and
+    the heads that only watch."""
 
     def of(path: tuple, x: jax.Array) -> bool:
-        return x.ndim > 1 and not path_name(path).rpartition("/")[2].startswith("codebook")
+        name = path_name(path)
+        return x.ndim > 1 and not name.rpartition("/")[2].startswith("codebook") and not under(name, "monitor")
 
     return jax.tree.map_with_path(of, params)
 

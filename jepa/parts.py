@@ -76,6 +76,7 @@ def build(config: ConfigDict) -> Parts:
         **keywords(config.data),
     )
     curriculum.check(**config.curriculum, num_levels=source.num_levels)
+    config_checks.check_labels(config, source.stats)
     objective = build_objective(config)
     weights = dict(config.weights)
     train_step.check_weights(weights, objective)

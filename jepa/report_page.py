@@ -66,6 +66,7 @@ def _tiles(run: Run) -> Iterable[str]:
         ("error over copying", "val/prediction/copy_ratio", 3, "held out; 1 is no better than copying"),
         ("rank of the context", "diag/context/effective_rank", 3, "expected of N(0, I): {}"),
         ("rank of the views", "diag/views/effective_rank", 3, "expected of N(0, I): {}"),
+        ("online accuracy", "val/online_accuracy", 3, "held out, of a linear probe"),
         ("smallest deviation", "diag/context/std_min", 2, "of any context dimension; N(0, I) has 1"),
         ("usage of codes", "codes/usage", 2, "share of the codes, over a window"),
         ("steps skipped", "health/skipped", 3, "not finite"),

@@ -148,6 +148,8 @@ def latents() -> list[Panel]:
               _by_role("uniformity")),
         _one("Alignment", "diag/alignment", "Mean squared distance of pairs of unit rows, 0 to 4; 0 is all alike, "
              "which collapse is too."),
+        _one("Online accuracy", "val/online_accuracy", "Held-out accuracy of a linear probe that is trained beside the "
+             "run and has no say in it.", zero=True),
         _one("LiDAR", "diag/views/lidar", "Rank of what tells scenes apart across views; higher is better.",
              zero=True),
         _one("Teacher's lag", "diag/target_drift", "Relative distance of the teacher's parameters from the online "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jepa import image_probe
 from jepa.report_page import escape, table
 
 CONTROLS = ("randnet", "tables", "histogram", "pixels")
@@ -18,6 +19,47 @@ def probe_tables(result: Mapping[str, Any]) -> str:
 
     Raises KeyError, TypeError or ValueError for what has another form.
     """
+    if "image_probes" in result:
+        images = image_table(result["image_probes"])
+        return images if "probes" not in result else grid_tables(result) + images
+    return grid_tables(result)
+
+
+def image_table(scored: Mapping[str, Any]) -> str:
+    """Accuracies of frozen features of images beside their floors (`jepa.image_probe`)."""
+    legend = (
+        '<p class="soft">Accuracy of frozen features. In the bar: <span class="key c0"></span>score with its 95 % '
+        'interval over images, or over the draws of few shots, <span class="key ink"></span>chance, <span '
+        'class="key c1"></span>the better floor. The paired difference to it is green where its interval lies above 0, '
+        "red where below.</p>"
+    )
+    sizes = f"{scored['num_held_out']} held-out images, fitted on {scored['num_training']}"
+    head = ["probe", "from 0 to 1", "trained", "95 %", "over the better floor", *image_probe.FLOORS, "chance"]
+    rows = [_image_row(row) for row in scored["rows"]]
+    return legend + f'<h3 class="run">{escape(sizes)}</h3>' + table(head, rows)
+
+
+def _image_row(row: Mapping[str, Any]) -> list[str]:
+    over = row["over_best_floor"]
+    floors = [_score(row["floors"], name) for name in image_probe.FLOORS]
+    return [*_trained(row, over, row["floors"][over["floor"]]["score"], over["floor"]), *floors, f"{row['chance']:.3f}"]
+
+
+def _trained(row: Mapping[str, Any], over: Mapping[str, Any], best: float, name: str) -> list[str]:
+    """The cells that every probe has: its name, the bar, the score with its interval, and the paired difference."""
+    kind = "good" if over["low"] > 0 else "bad" if over["high"] < 0 else ""
+    return [
+        escape(row["probe"]),
+        bar(row["score"], row["low"], row["high"], row["chance"], best),
+        f"<b>{row['score']:.3f}</b>",
+        f"[{row['low']:.3f}, {row['high']:.3f}]",
+        f'<span class="{kind}">{over["difference"]:+.3f} [{over["low"]:+.3f}, {over["high"]:+.3f}]</span> '
+        f"{escape(name)}",
+    ]
+
+
+def grid_tables(result: Mapping[str, Any]) -> str:
+    """Those of `jepa.probe`, for every embedding that it looked at."""
     if "probes" not in result:
         return '<p class="soft">The run did not ask for probes (config.probes).</p>'
     legend = (
@@ -37,15 +79,8 @@ def probe_tables(result: Mapping[str, Any]) -> str:
 def _row(row: Mapping[str, Any]) -> list[str]:
     controls, baselines, over = row["controls"], row["baselines"], row["over_best_control"]
     foreign = [name for name in baselines if name.endswith("_foreign")]
-    best = controls[over["control"]]["score"]
-    kind = "good" if over["low"] > 0 else "bad" if over["high"] < 0 else ""
     return [
-        escape(row["probe"]),
-        bar(row["score"], row["low"], row["high"], row["chance"], best),
-        f"<b>{row['score']:.3f}</b>",
-        f"[{row['low']:.3f}, {row['high']:.3f}]",
-        f'<span class="{kind}">{over["difference"]:+.3f} [{over["low"]:+.3f}, {over["high"]:+.3f}]</span> '
-        f"{escape(over['control'])}",
+        *_trained(row, over, controls[over["control"]]["score"], over["control"]),
         _score(row, "untrained"),
         *(_score(controls, name) for name in CONTROLS),
         _score(baselines, foreign[0]) if foreign else "",

@@ -39,8 +39,9 @@ class Representation(NamedTuple):
 
 
 def teacher_params(params: PyTree) -> PyTree:
-    """What of an objective's parameters a teacher averages: everything but the quantizer."""
-    return params | {"trunk": {name: part for name, part in params["trunk"].items() if name != SHARED}}
+    """What of an objective's parameters a teacher averages: everything but the quantizer and the heads that watch."""
+    trunk = {name: part for name, part in params["trunk"].items() if name != SHARED}
+    return {name: part for name, part in params.items() if name != "monitor"} | {"trunk": trunk}
 
 
 def teacher_trunk(target_params: PyTree, params: PyTree) -> PyTree:
@@ -68,7 +69,10 @@ def build(encoder: Encoder, quantizer: Quantizer) -> Representation:
     def encode(
         params: PyTree, state: PyTree, observation: Observation, *, key: Array | None, train: bool
     ) -> Represented:
-        tokens, mask = encoder.embed(params["encoder"], observation)
+        if train and encoder.embed_train is not None:
+            tokens, mask = encoder.embed_train(params["encoder"], observation, jax.random.fold_in(key, 1))
+        else:
+            tokens, mask = encoder.embed(params["encoder"], observation)
         quantized = quantizer.apply(_part(params), _part(state), tokens, mask, key=key, train=train)
         pooled = encoder.pool(params["encoder"], quantized.values, mask)
         return Represented(Encoded(quantized.values, mask, pooled, quantized.codes), tokens, quantized)

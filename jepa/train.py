@@ -28,6 +28,7 @@ from jepa import (
     findings,
     flight_recorder,
     history,
+    image_probe,
     metrics,
     optimizer,
     probe,
@@ -340,5 +341,10 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
             )
             result["probes"][name] = scored
             print(f"probes of the {name} embedding", *probe.rows(scored), sep="\n")
+    if "images" in config.probes:
+        embeds = (evaluation.embedders(parts.objective, run)["pooled"][0] for run in (train_state, parts.init()))
+        result["image_probes"] = image_probe.evaluate(parts.source, *embeds)
+        title = f"accuracy on {result['image_probes']['num_held_out']} held-out images"
+        metrics.print_table(image_probe.rows(result["image_probes"]), title=title)
     run_folder.atomic_write_json(workdir / "probes.json", result)
     print(f"done: {workdir}")

@@ -75,12 +75,15 @@ def make_train_step(
         def total_loss(params):
             _, out = forward(objective, state, batch, params, freeze)
             total, metrics = ledger(out.terms, weights)
-            return total, (out, metrics)
+            # Of parameters that no term reads, so that one backward pass gives each its own gradient.
+            return total + sum(jax.tree.leaves(out.detached)), (total, out, metrics)
 
-        (total, (out, metrics)), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        grads, (total, out, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
+        watching, grads = split_monitor(grads)
         grad_norm = optax.tree.norm(grads)
         clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(grad_norm, jnp.finfo(jnp.float32).tiny))
-        updates, opt_state = state.tx.update(jax.tree.map(lambda g: g * clip, grads), state.opt_state, state.params)
+        clipped = jax.tree.map(lambda g: g * clip, grads) | watching
+        updates, opt_state = state.tx.update(clipped, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         target_params = state.target_params
         if target_params is not None:
@@ -96,6 +99,7 @@ def make_train_step(
         new_state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), proposed, state)
         new_state = new_state.replace(step=state.step + 1, health=update_health(state.health, ok, out, weights))
         metrics |= {f"metric/{name}": value for name, value in reported(out.metrics, weights).items()}
+        metrics |= {f"detached/{name}": value for name, value in (out.detached or {}).items()}
         metrics |= {
             "grad/norm": grad_norm,
             "grad/norm_clipped": jnp.minimum(grad_norm, max_grad_norm),
@@ -106,6 +110,12 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def split_monitor(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """The group `monitor` of parameters or their gradients, empty where there is none, and all the others."""
+    watching = {name: part for name, part in tree.items() if name == "monitor"}
+    return watching, {name: part for name, part in tree.items() if name != "monitor"}
 
 
 def reported(values: Mapping[str, Array], weights: Mapping[str, float | None]) -> dict[str, Array]:

@@ -69,11 +69,14 @@ class Encoder(NamedTuple):
     init(key, observation) -> params
     embed(params, observation) -> (tokens float32 [..., N, D], mask bool [..., N])
     pool(params, tokens, mask) -> pooled float32 [..., D]
+    embed_train(params, observation, key): `embed` as it is in training, for an encoder that draws something there, such
+    as the paths it drops; None for one that does not.
     """
 
     init: Callable[[Array, Observation], PyTree]
     embed: Callable[[PyTree, Observation], tuple[Array, Array]]
     pool: Callable[[PyTree, Array, Array], Array]
+    embed_train: Callable[[PyTree, Observation, Array], tuple[Array, Array]] | None = None
 
     def apply(self, params: PyTree, observation: Observation) -> Encoded:
         """Both in a row, with nothing between them."""
@@ -123,6 +126,8 @@ class LossOutput(NamedTuple):
     `examples` are per-example quantities [B] that evaluation averages and bootstraps: the error `prediction`, that of
     `copy`, a prediction that is the last embedding, that between the two, `moved`, and the `alignment` of unit vectors.
     `codes` int32 [B, T, N] are those of the online encoder, -1 where there is no token; None without a quantizer.
+    `detached` are losses [] of heads that watch, parameters under 'monitor', on embeddings through which no gradient
+    flows: they are trained, but belong to no total, share or norm. None where there are none.
     """
 
     terms: Mapping[str, Array]
@@ -131,16 +136,18 @@ class LossOutput(NamedTuple):
     embeddings: Mapping[str, Array]
     examples: Mapping[str, Array]
     codes: Array | None = None
+    detached: Mapping[str, Array] | None = None
 
 
 class Objective(NamedTuple):
     """All that the training step knows of a method.
 
-    init(key, batch) -> (params, state), params grouped as {'trunk': ..., 'heads': ...}; the batch may be a large one
+    init(key, batch) -> (params, state), params grouped as {'trunk': ..., 'heads': ...}, and 'monitor' with labels
+        to learn; the batch may be a large one
     trunk(params, target_params, state, batch, *, key, step, train) -> (latents, state)
     loss(params, target_params, state, latents, batch, *, key, step, train) -> LossOutput
     encode(params, state, observation) -> Encoded
-    project(params, pooled) -> pooled [..., D] in the space of the losses [..., P]; the identity without a projector
+    project(params, state, pooled) -> pooled [..., D] in the space of the losses [..., P]; without a projector as it is
     predict(params, state, context) -> the predicted target [B, P], in that space, of a context [B, T, ...] of as many
     frames as in training or fewer
     terms: the ledger's names, each "latent" (collapsible), "external" (a fixed target) or "regulariser".

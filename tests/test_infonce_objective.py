@@ -65,7 +65,7 @@ def test_the_loss_tells_projected_context_from_the_projections_of_the_teacher():
     out = output(parts, state, batch)
     anchors = jax.jit(parts.objective.predict)(state.params, state.objective_state, batch.context)
     target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
-    positives = jax.jit(parts.objective.project)(state.target_params, target.pooled)
+    positives = jax.jit(parts.objective.project)(state.target_params, {}, target.pooled)
     np.testing.assert_allclose(jnp.linalg.norm(anchors, axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(positives, axis=-1), 1.0, rtol=1e-5)
     tau = temperature(state.params["heads"]["log_tau"], low=0.05, high=0.2)
@@ -77,7 +77,7 @@ def test_the_loss_tells_projected_context_from_the_projections_of_the_teacher():
     np.testing.assert_allclose(out.terms["relational"], jnp.mean(cross), rtol=1e-5)
     np.testing.assert_allclose(out.terms["relational_context"], jnp.mean(within), rtol=1e-5)
     last = context.pooled[:, -1]
-    copied = unit(jax.jit(parts.objective.project)(state.params, last))
+    copied = unit(jax.jit(parts.objective.project)(state.params, {}, last))
     np.testing.assert_allclose(out.examples["copy"], jnp.sum((copied - positives) ** 2, axis=-1), rtol=1e-4)
     np.testing.assert_allclose(out.examples["prediction"], jnp.sum((anchors - positives) ** 2, axis=-1), rtol=1e-4)
 
@@ -111,7 +111,7 @@ def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_not
     for i in range(3):  # 48 rows through a queue of 24
         batch = batch_at(parts, i)
         target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
-        said += list(np.asarray(jax.jit(parts.objective.project)(state.target_params, target.pooled)))
+        said += list(np.asarray(jax.jit(parts.objective.project)(state.target_params, {}, target.pooled)))
         shown += list(np.asarray(batch.ids))
         state, metrics = step(state, batch)
     queue = state.objective_state["queue"]
@@ -207,8 +207,8 @@ def test_the_contrast_may_be_symmetric_and_the_predictor_without_parameters():
     out = output(parts, state, batch)
     context = jax.jit(parts.objective.encode)(state.params, state.objective_state, batch.context)
     target = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, batch.target)
-    anchors = jax.jit(parts.objective.project)(state.params, jnp.mean(context.pooled, axis=1))
-    positives = jax.jit(parts.objective.project)(state.target_params, target.pooled)
+    anchors = jax.jit(parts.objective.project)(state.params, {}, jnp.mean(context.pooled, axis=1))
+    positives = jax.jit(parts.objective.project)(state.target_params, {}, target.pooled)
     expected, _ = infonce(anchors, positives, batch.ids, None, tau=jnp.float32(0.07), symmetric=True)
     np.testing.assert_allclose(out.terms["infonce"], jnp.mean(expected), rtol=1e-4)  # the queue is empty yet
     raw, _ = relational_quantiles(context.tokens, context.mask, target.tokens, target.mask, normalize="none")
@@ -260,7 +260,7 @@ def test_listed_negatives_are_seen_by_the_teacher_and_one_that_shows_the_target_
 
     def taught(observation):
         encoded = jax.jit(parts.objective.encode)(state.target_params, state.objective_state, observation)
-        return jax.jit(parts.objective.project)(state.target_params, encoded.pooled)
+        return jax.jit(parts.objective.project)(state.target_params, {}, encoded.pooled)
 
     listed = infonce_candidates(anchors, taught(batch.target), taught(batch.negatives), real, tau=jnp.float32(0.07))
     for name, expected in zip(("infonce", "chance", "accuracy"), listed, strict=True):

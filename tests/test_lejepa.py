@@ -102,7 +102,7 @@ def test_a_projector_carries_both_terms():
     parts, state, batch = built("tiny", projector_dim=6)
     out = output(parts, state, batch)
     z = jax.jit(parts.objective.project)(
-        state.params, jax.jit(parts.objective.encode)(state.params, {}, batch.target).pooled
+        state.params, {}, jax.jit(parts.objective.encode)(state.params, {}, batch.target).pooled
     )
     z_hat = jax.jit(parts.objective.predict)(state.params, {}, batch.context)
     assert z.shape == z_hat.shape == (16, 6) and out.embeddings["projected"].shape == (64, 6)

@@ -154,14 +154,14 @@ def build(
     def encode(params: PyTree, state: PyTree, observation: PyTree) -> Encoded:
         return representation.encode(params["trunk"], state, observation, key=None, train=False).encoded
 
-    def project(params: PyTree, pooled: Array) -> Array:
+    def project(params: PyTree, state: PyTree, pooled: Array) -> Array:
         return unit(projector_module.apply({"params": params["heads"]["projector"]}, pooled))
 
     def forward(params: PyTree, encoded_context: Encoded) -> Array:
         return predictor_module.apply({"params": params["heads"]["predictor"]}, encoded_context)
 
     def predict(params: PyTree, state: PyTree, observation: PyTree) -> Array:
-        return project(params, forward(params, encode(params, state, observation)))
+        return project(params, state, forward(params, encode(params, state, observation)))
 
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         if batch.context is None:
@@ -185,8 +185,8 @@ def build(
         target = encode(taught, state, batch.target)
         negatives = None
         if batch.negatives is not None:
-            negatives = project(target_params, encode(taught, state, batch.negatives).pooled)
-        teacher = (target, project(target_params, target.pooled), negatives)
+            negatives = project(target_params, state, encode(taught, state, batch.negatives).pooled)
+        teacher = (target, project(target_params, state, target.pooled), negatives)
         elsewhere = moved(last, key, **{name: name in invariance_group for name in GROUP})
         key_codes, key_update = jax.random.split(jax.random.fold_in(key, 1))
         online = representation.encode(params["trunk"], state, batch.context, key=key_codes, train=train)
@@ -199,7 +199,7 @@ def build(
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z_hat = forward(params, latents.context)  # [B, D]
-        anchors = project(params, z_hat)  # [B, P]
+        anchors = project(params, state, z_hat)  # [B, P]
         free_tau = jnp.exp(params["heads"]["log_tau"])
         tau = temperature(params["heads"]["log_tau"], low=tau_min, high=tau_max)
         contrast, contrast_metrics = infonce(
@@ -209,7 +209,7 @@ def build(
         metrics["infonce/tau_clamped"] = jnp.float32((free_tau < tau_min) | (free_tau > tau_max))
 
         error = normalized_error(anchors, latents.positives)  # of unit vectors: it is their alignment
-        last = project(params, latents.context.pooled[:, -1])
+        last = project(params, state, latents.context.pooled[:, -1])
         copied = {"copy": normalized_error(last, latents.positives), "moved": normalized_error(anchors, last)}
         examples = {"prediction": error, "alignment": error, **copied}
         if latents.negatives is not None:
