@@ -31,6 +31,7 @@ from jepa import (
     metrics,
     optimizer,
     probe,
+    probe_rows,
     profiling,
     representation,
     run_folder,
@@ -334,6 +335,6 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
                 embed, predict, untrained=untrained[name], trained_ids=seen_ids, cache_dir=config.cache_dir
             )
             result["probes"][name] = scored
-            print(f"probes of the {name} embedding", *probe.rows(scored), sep="\n")
+            print(f"probes of the {name} embedding", *probe_rows.lines(scored), sep="\n")
     run_folder.atomic_write_json(workdir / "probes.json", result)
     print(f"done: {workdir}")
