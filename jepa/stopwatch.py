@@ -21,16 +21,20 @@ class Stopwatch(NamedTuple):
 
     lap(step): figures of the time since the last lap: `time/step_seconds`, wall seconds per step with everything that
     was done besides, and `time/<part>_share` for each of `PARTS`.
+
+    whole(): the same shares of all the time up to the last lap.
     """
 
     part: Callable[..., AbstractContextManager[None]]
     lap: Callable[[int], dict[str, float]]
+    whole: Callable[[], dict[str, float]]
 
 
 def start(step: int, clock: Callable[[], float] = time.monotonic) -> Stopwatch:
     """A stopwatch that runs from `step` on."""
     began, at = clock(), step
-    spent = dict.fromkeys(PARTS, 0.0)
+    first = began
+    spent, before = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
     def part(name: str, after: PyTree = ()) -> Iterator[None]:
@@ -48,7 +52,11 @@ def start(step: int, clock: Callable[[], float] = time.monotonic) -> Stopwatch:
         figures = {"time/step_seconds": wall / max(step - at, 1)}
         figures |= {f"time/{name}_share": seconds / wall for name, seconds in spent.items()}
         began, at = now, step
+        before.update({name: before[name] + seconds for name, seconds in spent.items()})
         spent.update(dict.fromkeys(PARTS, 0.0))
         return figures
 
-    return Stopwatch(part, lap)
+    def whole() -> dict[str, float]:
+        return {name: seconds / max(began - first, 1e-9) for name, seconds in before.items()}
+
+    return Stopwatch(part, lap, whole)

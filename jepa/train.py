@@ -211,6 +211,9 @@ def loop(
                 raise early_stopping.Aborted(reason)
             if signal_name:
                 raise Interrupted(signal_name, step)
+        if line:
+            shares = ", ".join(f"{name} {share:.2%}" for name, share in watch.whole().items())
+            print(f"time: {shares}, the rest training")
     finally:
         profiling.close(traced, step, config.steps_per_call)
         parts.source.close()

@@ -117,6 +117,7 @@ def test_a_stopwatch_gives_each_part_its_share_of_the_wall():
     with pytest.raises(ZeroDivisionError), watch.part("input"):
         raise ZeroDivisionError
     assert watch.lap(106)["time/input_share"] == 0.5  # what failed took its time too
+    assert watch.whole() == {"input": pytest.approx(4 / 14), "evaluation": pytest.approx(0.5 / 14), "diagnosis": 0.0}
 
 
 def tiny(**overrides):

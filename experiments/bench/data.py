@@ -15,7 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from jepa.data import _compositions, _primitives, _program_stream, _programs, _shapes
+from jepa.data import _compositions, _primitives, _program_blocks, _programs, _shapes
 
 
 def seconds(families: np.ndarray, seed: int, repetitions: int) -> tuple[float, _programs.Tally]:
@@ -56,18 +56,18 @@ def main() -> None:
         ("two scenes under two primitives", {"length": 2, "num_scenes": 2, "orbit": False}),
         ("two scenes under three primitives", {"length": 3, "num_scenes": 2, "orbit": False}),
     ):
-        recipe = _program_stream.recipes(split, **options)["train"]
+        recipe = _program_blocks.recipes(split, **options)["train"]
         print(f"{what}, blocks of {args.block}: {block_rates(recipe, args.block, args.repetitions)}")
 
 
-def block_rates(recipe: _program_stream.Recipe, size: int, repetitions: int) -> str:
+def block_rates(recipe: _program_blocks.Recipe, size: int, repetitions: int) -> str:
     """Grids per CPU-second of drawing a block, and of drawing and tokenising it."""
     rates = []
     for number in range(repetitions):
         start = time.process_time()
-        trace, _ = _program_stream.block(recipe, 0, size, number)
+        trace, _ = _program_blocks.block(recipe, 0, size, number)
         drawn = time.process_time()
-        _program_stream.tables(trace)
+        _program_blocks.tables(trace.cells, trace.size)
         end = time.process_time()
         count = trace.size[..., 0].size
         rates.append([count / (drawn - start), count / (end - start)])

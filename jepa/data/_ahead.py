@@ -1,55 +1,91 @@
-"""What worker processes make ahead of the time it is needed, numbered, so that nothing depends on who made it when."""
+"""What worker processes make ahead of the time it is needed, by keys, so that nothing depends on who made it when."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 
 class Ahead(NamedTuple):
-    """get(number) -> what `make` gives for it; close() ends the workers."""
+    """get(key, upcoming=()) -> what `make` gives for the key, those that come next begun; close() ends the workers."""
 
-    get: Callable[[int], Any]
+    get: Callable[..., Any]
     close: Callable[[], None]
 
 
-def ahead(make: Callable[[int], Any], *, num_workers: int, depth: int) -> Ahead:
-    """`make` of a number, with the next `depth` numbers begun by `num_workers` processes; with none, made when asked.
+def ahead(make: Callable[[Any], Any], *, num_workers: int) -> Ahead:
+    """`make` of a key, made by `num_workers` processes, which start with the first key; with none, made when asked.
 
-    `make` has to be picklable, and a function of its number alone. The number asked for last is kept, so that the
-    next batch of the same block costs nothing. An error in a worker is raised by the `get` of its number.
+    `make` has to be picklable, and a function of its key alone. What was asked for last is kept, so that the next batch
+    of the same block costs nothing; what was begun and is not upcoming any more is dropped. An error in a worker is
+    raised by the `get` of its key; OSError where a worker was killed.
     """
-    if num_workers < 0 or depth < 1:
-        raise ValueError(f"{num_workers} workers, {depth} ahead; there must be at least 0 and 1")
-    if not num_workers:
-        kept: dict[int, Any] = {}
+    if num_workers < 0:
+        raise ValueError(f"{num_workers} workers; there must be at least 0")
+    return _by_workers(make, num_workers) if num_workers else _here(make)
 
-        def get_here(number: int) -> Any:
-            if number not in kept:
-                made = make(number)
-                kept.clear()
-                kept[number] = made
-            return kept[number]
 
-        return Ahead(get_here, kept.clear)
+def _here(make: Callable[[Any], Any]) -> Ahead:
+    kept: dict[Hashable, Any] = {}
 
-    # A forked process would inherit the locks of the threads that JAX runs.
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
-    begun: dict[int, Future] = {}
+    def get(key: Hashable, upcoming: Sequence[Hashable] = ()) -> Any:
+        if key not in kept:
+            made = make(key)
+            kept.clear()
+            kept[key] = made
+        return kept[key]
 
-    def get(number: int) -> Any:
-        wanted = range(number, number + depth + 1)
-        for old in [n for n in begun if n not in wanted]:
+    return Ahead(get, kept.clear)
+
+
+def _by_workers(make: Callable[[Any], Any], num_workers: int) -> Ahead:
+    pool: ProcessPoolExecutor | None = None
+    begun: dict[Hashable, Future] = {}
+
+    def get(key: Hashable, upcoming: Sequence[Hashable] = ()) -> Any:
+        nonlocal pool
+        if pool is None:
+            # A forked process would inherit the locks of the threads that JAX runs.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_outlive_nothing)
+        wanted = [key, *upcoming]
+        for old in [other for other in begun if other not in wanted]:
             begun.pop(old).cancel()
-        for n in wanted:
-            if n not in begun:
-                begun[n] = pool.submit(make, n)
-        return begun[number].result()
+        try:
+            for new in wanted:
+                if new not in begun:
+                    begun[new] = pool.submit(make, new)
+            return begun[key].result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a process that makes data ahead of the run was killed, perhaps since memory was short; "
+                "config.data.num_workers=0 makes it in the run itself"
+            ) from error
 
     def close() -> None:
+        nonlocal pool
         begun.clear()
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+            pool = None
 
     return Ahead(get, close)
+
+
+def _outlive_nothing() -> None:
+    """A worker ends with its run, however that ends, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

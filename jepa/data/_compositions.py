@@ -20,6 +20,7 @@ class Split(NamedTuple):
     """Families and ordered pairs of them, by what may be trained on; all bool."""
 
     families: np.ndarray  # [K]: those trained on
+    held_out: np.ndarray  # [K]: those never trained on
     pairs: np.ndarray  # [K, K]: the second may follow the first in training
     held_out_pairs: np.ndarray  # [K, K]: of families trained on, but never in this order one after the other
     novel_pairs: np.ndarray  # [K, K]: one of them at least is a held-out family
@@ -57,7 +58,19 @@ def split(held_out_families: Sequence[str], held_out_share: float) -> Split:
     for name in _collections.split(names, held_out_share)[1]:
         held_out[names[name]] = True
     both = known[:, None] & known
-    return Split(known, possible & both & ~held_out, possible & both & held_out, possible & ~both)
+    return Split(known, ~known, possible & both & ~held_out, possible & both & held_out, possible & ~both)
+
+
+def within(whole: Split, families: np.ndarray) -> Split:
+    """The part of a split that is about these families, bool [K]; all that is held out stays held out.
+
+    A program of it is of these families alone, but for those that are held out as families.
+    """
+    known = whole.families & families
+    both = known[:, None] & known
+    usable = known | whole.held_out
+    novel = whole.novel_pairs & usable[:, None] & usable
+    return Split(known, whole.held_out, whole.pairs & both, whole.held_out_pairs & both, novel)
 
 
 def chains(rng: np.random.Generator, number: int, first: np.ndarray, pairs: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,12 @@ PRIMITIVES: dict[str, Primitive] = {
     **_primitives_objects.PRIMITIVES,
 }
 FAMILIES = tuple(PRIMITIVES)
+SETS = {  # families that belong together
+    "geometry": tuple(_primitives_geometry.PRIMITIVES),
+    "cells": tuple(_primitives_cells.PRIMITIVES),
+    "lines": tuple(_primitives_lines.PRIMITIVES),
+    "objects": tuple(_primitives_objects.PRIMITIVES),
+}
 MAX_PARAMETERS = max(len(primitive.parameters) for primitive in PRIMITIVES.values())
 
 

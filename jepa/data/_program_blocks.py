@@ -1,15 +1,13 @@
-"""Programs as a function of the step: drawn in blocks, since one large draw costs less than many small ones."""
+"""Programs by the block, since one large draw costs less than many small ones, and what may be drawn for what."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from jepa.data import _compositions, _grids, _objects, _programs, _scenes
-from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES, PRIMITIVES
 from jepa.data._programs import Trace
 from jepa.data._scenes import UNLIMITED, Limits
@@ -43,12 +41,12 @@ def recipes(
     room = np.array([PRIMITIVES[name].repeats >= length for name in FAMILIES])
     any_family = np.ones(len(FAMILIES), bool)
     if orbit:
-        chosen = {"train": split.families & room, "families": ~split.families & room}
+        chosen = {"train": split.families & room, "families": split.held_out & room}
         found = {
             name: Recipe(length, num_scenes, True, first, (), limits) for name, first in chosen.items() if first.any()
         }
     elif length == 1:
-        chosen = {"train": split.families, "families": ~split.families}
+        chosen = {"train": split.families, "families": split.held_out}
         found = {
             name: Recipe(length, num_scenes, False, first, (), limits) for name, first in chosen.items() if first.any()
         }
@@ -74,36 +72,25 @@ def sample(recipe: Recipe, rng: np.random.Generator, number: int) -> np.ndarray:
 
 def block(recipe: Recipe, seed: int, size: int, number: int) -> tuple[Trace, _programs.Tally]:
     """The `size` programs of a block, and the count of what was rejected; the same wherever it is drawn."""
-    rng = np.random.default_rng([seed, number])
-    draw = functools.partial(sample, recipe)
-    return _programs.fill(rng, size, draw, num_scenes=recipe.num_scenes, orbit=recipe.orbit, limits=recipe.limits)
+    return draw(recipe, np.random.default_rng([seed, number]), size)
 
 
-def tables(trace: Trace) -> dict[str, np.ndarray]:
-    """The object tables of all grids, leaves [n, S, L + 1, ...], under their background, which is colour 0.
+def draw(recipe: Recipe, rng: np.random.Generator, number: int) -> tuple[Trace, _programs.Tally]:
+    """Programs of the recipe, and the count of what was rejected."""
+    families = functools.partial(sample, recipe)
+    options = dict(num_scenes=recipe.num_scenes, orbit=recipe.orbit, limits=recipe.limits)
+    return _programs.fill(rng, number, families, **options)
+
+
+def tables(cells: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
+    """The object tables of grids uint8 [..., 30, 30] of sizes [..., 2], under their background, which is colour 0.
 
     In the narrowest integers that hold counts of up to 30 x 30 cells.
     """
-    leading = trace.size.shape[:-1]
-    grids = _grids.unstack(_grids.Grids(trace.cells.reshape(-1, CANVAS, CANVAS), *trace.size.reshape(-1, 2).T))
+    leading = size.shape[:-1]
+    grids = _grids.unstack(_grids.Grids(cells.reshape(-1, CANVAS, CANVAS), *size.reshape(-1, 2).T))
     found = _objects.tokenise(grids, [0] * len(grids))
     return {
         key: (leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16)).reshape(*leading, *leaf.shape[1:])
         for key, leaf in found.items()
     }
-
-
-def stream(
-    recipe: Recipe, *, seed: int, batch_size: int, batches_per_block: int, num_workers: int, depth: int
-) -> tuple[Callable[[int], Trace], Ahead]:
-    """batch(step) -> a Trace of `batch_size` programs, and the blocks it takes them from, which are to be closed."""
-    size = batch_size * batches_per_block
-    blocks = ahead(functools.partial(block, recipe, seed, size), num_workers=num_workers, depth=depth)
-
-    def batch(step: int) -> Trace:
-        number, place = divmod(step, batches_per_block)
-        trace, _ = blocks.get(number)
-        rows = slice(place * batch_size, (place + 1) * batch_size)
-        return Trace(*(field[rows] for field in trace))
-
-    return batch, blocks
