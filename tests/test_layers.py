@@ -57,12 +57,12 @@ LAYERS = (
     ),
     (
         *("main", "train", "parts", "start", "profiling", "config_checks", "dry_run"),
-        *("encode", "codes", "doctor", "replay", "report", "report_gallery", ""),
+        *("encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", ""),
     ),
 )
 READERS_OF_CONFIGS = (
     *("main", "train", "parts", "start", "config_checks", "dry_run"),
-    *("encode", "codes", "replay", "report_gallery"),
+    *("encode", "codes", "probes", "replay", "report_gallery"),
 )
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")

@@ -101,11 +101,15 @@ def episodes(
 ) -> Episodes:
     """Episodes of `ways` families, or of all where there are fewer; the seed and the families decide every draw.
 
-    No task lends an episode two inputs of one family.
+    No task lends an episode two inputs of one family. Raises ValueError where a family has pairs of too few tasks.
     """
     chosen = numbers(families)
     rng = np.random.default_rng([seed, *chosen])
     members = {family: np.flatnonzero(known.families == family) for family in chosen}
+    for name, family in zip(families, chosen, strict=True):
+        count = len(np.unique(known.groups[members[family]]))
+        if count < shots + queries:
+            raise ValueError(f"{name!r} has pairs of {count} tasks; an episode takes {shots + queries}")
     drawn = []
     for _ in range(number):
         some = rng.choice(chosen, size=min(ways, len(chosen)), replace=False)

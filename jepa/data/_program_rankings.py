@@ -22,7 +22,7 @@ from jepa.data._scenes import UNLIMITED
 ORBITING = tuple(name for name in repeating(3) if name != "reflect")
 _HALF_TURN = 3
 NUM_NEXT, NUM_FIRST = 32, 35  # candidates
-_OTHER_PARAMETERS, _OTHER_SCENES, _EDITED_INPUTS, _OTHER_PRIMITIVES = 6, 3, 3, 6
+_OTHER_PARAMETERS, _OTHER_SCENES, _EDITED_INPUTS, _OTHER_PRIMITIVES = 6, 3, 3, 5
 _ATTEMPTS = 48  # scenes and parameters of each orbit; half of the pairs of families find none
 _TRIES = 4  # parameters of each family as a first step
 
