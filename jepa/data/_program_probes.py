@@ -96,7 +96,7 @@ def episodes(
     ways: int = 5,
     shots: int = 5,
     queries: int = 3,
-    number: int = 600,
+    number: int = 400,
     seed: int = 0,
 ) -> Episodes:
     """Episodes of `ways` families, or of all where there are fewer; the seed and the families decide every draw.
