@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jepa import symmetries
+from jepa import context_masking, symmetries
 from jepa.data import _compositions, _primitives, _program_blocks, _programs
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES
@@ -68,6 +68,9 @@ def build(
     held_out_share: float = 0.1,
     context_window: int = 3,
     target_offset: int = 1,
+    drop_objects: float = 0.0,
+    drop_frames: float = 0.0,
+    noise: float = 0.0,
     d4: bool = True,
     palette: bool = True,
     translation: bool = True,
@@ -84,13 +87,15 @@ def build(
     the `length` steps of a program, as `actions` [B, length, 11] the number of the family and the parameters of each
     step, and the grid after the last. A step that changes nothing is rejected and counted.
 
-    Levels of difficulty: `families` (the sets 'geometry', 'cells', 'lines', 'objects', joined by '+', or 'all'),
-    `length`, `objects` and `side` are one value, or a tuple of one for each level.
+    Levels of difficulty: `families` (names, or the sets 'geometry', 'cells', 'lines', 'objects', joined by '+', or
+    'all'), `length`, `objects` and `side` are one value, or a tuple of one for each level.
 
     `validation['programs']` draws from the last level; `validation['programs_level']`, where there are several, from
     the one asked for; `validation['programs_families']` programs that meet a family of `held_out_families`;
     `validation['programs_compositions']` programs with one of the `held_out_share` of ordered pairs of families that
     is never trained on; analogies add `validation['programs_foreign_demo']`.
+
+    drop_objects, drop_frames, noise: probabilities of `jepa.context_masking`, in training alone.
 
     `num_workers` processes draw blocks of `batches_per_block` batches, up to `blocks_ahead` before they are needed, and
     none that begins after the next multiple of `level_every` steps, when the level may change.
@@ -100,6 +105,8 @@ def build(
     shown = _shown(stream, context_window, target_offset)
     families, length, objects, side = map(_by_level, (families, length, objects, side))
     levels = _levels(families, length, objects, side)
+    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
+    context_masking.check(**masking)
     if stream == "transition" and (d4 or palette):
         raise ValueError("stream 'transition' shows actions, which d4 and palette would make wrong: turn both off")
     for name, value, least in (("batch_size", batch_size, 1), ("batches_per_block", batches_per_block, 1)):
@@ -109,7 +116,7 @@ def build(
     recipes = [_recipes(shown, level, split) for level in levels]
     symmetry = {"d4": d4, "palette": palette, "translation": translation}
     chosen = (stream, context_window, target_offset, families, length, objects, side, sorted(held_out_families))
-    digest = f"{VERSION} {chosen} {held_out_share} {symmetry} {batches_per_block}"
+    digest = f"{VERSION} {chosen} {held_out_share} {symmetry} {masking} {batches_per_block}"
 
     def source(levels: Sequence[tuple[Recipe, ...]], indices: Callable[..., Rows]) -> Source:
         return Source(
@@ -145,8 +152,13 @@ def build(
     make = functools.partial(_block, training, shown, seed, batch_size * batches_per_block)
     blocks = ahead(make, num_workers=num_workers)
     indices = _indices(blocks, len(levels), batch_size, batches_per_block, blocks_ahead, level_every)
-    return source(training, indices)._replace(
-        validation=validation, stats=_stats(training[-1], shown), num_levels=len(levels), close=blocks.close
+    own = source(training, indices)
+    return own._replace(
+        gather=context_masking.masked(own.gather, **masking),
+        validation=validation,
+        stats=_stats(training[-1], shown),
+        num_levels=len(levels),
+        close=blocks.close,
     )
 
 
@@ -186,11 +198,11 @@ def _levels(families: tuple, length: tuple, objects: tuple, side: tuple) -> list
 
 
 def _family_set(names: str) -> np.ndarray:
-    """bool [K] of sets of families, joined by '+'."""
-    sets = {"all": FAMILIES} | _primitives.SETS
+    """bool [K] of families and sets of them, joined by '+'."""
+    sets = {"all": FAMILIES} | _primitives.SETS | {name: (name,) for name in FAMILIES}
     for name in names.split("+"):
         if name not in sets:
-            raise ValueError(f"there is no set of families {name!r}: {nearest(name, sets)}")
+            raise ValueError(f"there is no family {name!r}, nor a set of that name: {nearest(name, sets)}")
     return np.isin(FAMILIES, [family for name in names.split("+") for family in sets[name]])
 
 
