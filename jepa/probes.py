@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jepa import backend, checkpoint, evaluation, probe, probe_rows, program_probe, run_folder
 from jepa.data._primitives import FAMILIES
-from jepa.parts import build
+from jepa.parts import build, context_window
 from jepa.registry import nearest
 
 NAMES = ("arc", "programs")
@@ -57,7 +57,8 @@ def of_run(workdir: Path, names: Sequence[str], step: checkpoint.Step, held_out:
         saved = checkpoint.restore(checkpoint.open_reader(workdir / "checkpoints"), jax.eval_shape(parts.init), step)
         if saved is None:
             raise ValueError(f"there is no checkpoint in {workdir / 'checkpoints'}")
-        trained, untrained = (evaluation.embedders(parts.objective, run) for run in (saved.state, parts.init()))
+        window, states = context_window(config), (saved.state, parts.init())
+        trained, untrained = (evaluation.embedders(parts.objective, run, window=window) for run in states)
     finally:
         parts.source.close()
     given = dict(seen_ids=saved.host["seen_ids"], cache_dir=config.cache_dir, held_out=held_out)
