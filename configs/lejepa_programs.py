@@ -62,7 +62,9 @@ def get_config(variant: str = "") -> ConfigDict:
     for word in ("analogies", "orbits"):
         if word in words:
             config.data.shares = f"{word}:1"
+    config.probes = ("arc", "programs")
     if "tiny" in words:
+        config.probes = ()
         config.eval_every = config.checkpoint_every = 10
         for name in ("analogies", "orbits"):
             config.data.sources[name].update(num_workers=0, batches_per_block=10)
