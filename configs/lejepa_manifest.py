@@ -20,7 +20,7 @@ from configs import base, lejepa
 def get_config(variant: str = "") -> ConfigDict:
     words = base.words(variant, ("tiny", "base", "pooled", "mean", "teacher", "cache"))
     config = lejepa.get_config(",".join(word for word in words if word != "cache"))
-    symmetry = dict(d4=True, palette=True, translation=True)
+    augmentation = dict(d4=True, palette=True, translation=True, drop_objects=0.0, drop_frames=0.0, noise=0.0)
     if "cache" in words:
         config.data = ConfigDict(
             dict(
@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 order=config_dict.placeholder(str),  # "shuffled", "tasks" or "stored"; none is that of the source
                 num_views=4,  # read where the cache holds single grids
                 verify=True,  # compare checksums before training
-                **symmetry,
+                **augmentation,
             )
         )
     else:
@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 context_window=3,  # grids before the target, 1 to 7
                 target_offset=1,  # of frames, how far ahead the target is
                 max_demonstrations=8,  # pairs that each pair of a task is shown after, one at a time
-                **symmetry,
+                **augmentation,
             )
         )
     return config

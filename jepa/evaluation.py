@@ -186,11 +186,14 @@ def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: 
     return {"demo_gain": float(gain), "demo_gain_low": float(low), "demo_gain_high": float(high)}
 
 
-def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable, Callable | None]]:
+def embedders(
+    objective: Objective, run: TrainState, *, window: int | None = None
+) -> dict[str, tuple[Callable, Callable | None]]:
     """What probes ask of a state, compiled: by name, embed(table) -> [n, D] and predict(context) in the same space.
 
-    `pooled` is the encoder's embedding. Where a projector carries the losses, the prediction lives behind it, so
-    `projected` has it and `pooled` has none.
+    window: the frames the predictor was trained on; a longer context is cut to its last ones, unless None, and a
+    shorter one is taken as one whose first frames are absent. `pooled` is the encoder's embedding. Where a projector
+    carries the losses, the prediction lives behind it, so `projected` has it and `pooled` has none.
     """
 
     @jax.jit
@@ -203,6 +206,8 @@ def embedders(objective: Objective, run: TrainState) -> dict[str, tuple[Callable
 
     @jax.jit
     def predict(context: Any) -> jax.Array:
+        if window is not None:
+            context = jax.tree.map(lambda leaf: leaf[:, -window:], context)
         return objective.predict(run.params, run.objective_state, context)
 
     heads = run.params["heads"]

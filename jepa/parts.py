@@ -42,6 +42,11 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key != "name"}
 
 
+def context_window(config: ConfigDict) -> int | None:
+    """How many frames a run predicts from, at most; None where its data does not say."""
+    return config.data.context_window if "context_window" in config.data else None
+
+
 def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:
     """Encoder, quantizer and the objective over both: all that a command needs to embed, without the data.
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jepa.context import KINDS, ContextAggregator
+from jepa.context import KINDS, ContextAggregator, positions
 from jepa.modules import Block, Mlp, Readouts
 from jepa.precision import compute_dtype as resolve_dtype
 from jepa.types import Array, Encoded
 
 
+def frames(encoded: Encoded) -> Array:
+    """Which frames are there, bool [..., T] of [..., T, N] tokens: a frame without a token is absent."""
+    return jnp.any(encoded.mask, axis=-1)
+
+
 class TokenPredictor(nn.Module):
-    """A transformer over all tokens of the context, each marked with the role of its frame, then readouts."""
+    """A transformer over all tokens of the context, each marked with the role of its frame, then readouts.
+
+    The tokens of an absent frame are masked like any other, and roles count from the last frame.
+    """
 
     dim: int
     depth: int
@@ -26,7 +34,7 @@ class TokenPredictor(nn.Module):
         width = context.pooled.shape[-1]
         if width % self.num_readouts:
             raise ValueError(f"objective.num_readouts {self.num_readouts} must divide the embedding's width {width}")
-        roles = self.param("roles", nn.initializers.normal(1.0), (num_frames, 1, self.dim)).astype(self.dtype)
+        roles = positions(self, "roles", (num_frames, 1, self.dim)).astype(self.dtype)
         x = nn.Dense(self.dim, dtype=self.dtype, name="embed")(context.tokens)  # [B, T, N, D]
         x = x + jnp.broadcast_to(roles, x.shape)
         x = x.reshape(*batch, num_frames * num_tokens, self.dim)
@@ -46,7 +54,7 @@ class PooledPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, context: Encoded) -> Array:
-        z = ContextAggregator(self.aggregation, self.num_heads)(context.pooled)
+        z = ContextAggregator(self.aggregation, self.num_heads)(context.pooled, frames(context))
         return Mlp((self.dim,) * self.depth + (context.pooled.shape[-1],))(z)
 
 
@@ -58,7 +66,7 @@ class Aggregate(nn.Module):
 
     @nn.compact
     def __call__(self, context: Encoded) -> Array:
-        return ContextAggregator(self.aggregation, self.num_heads)(context.pooled)
+        return ContextAggregator(self.aggregation, self.num_heads)(context.pooled, frames(context))
 
 
 def build(

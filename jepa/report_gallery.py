@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jepa import backend, checkpoint, codes, evaluation, run_folder, scorers
 from jepa.data import _objects, _probes
-from jepa.parts import build_objective
+from jepa.parts import build_objective, context_window
 from jepa.types import PyTree
 
 OBJECTS = 12  # grids shown with their objects
@@ -85,7 +85,7 @@ def read(workdir: Path, step: checkpoint.Step) -> Latents:
         raise ValueError(f"its config is not one that this version writes ({error})") from error
     params = {"heads": {}} | saved.state["params"]  # a checkpoint has no entry for what has no arrays
     state = saved.state["objective_state"] if "objective_state" in saved.state else {}
-    embedders = evaluation.embedders(objective, Weights(params, state))
+    embedders = evaluation.embedders(objective, Weights(params, state), window=context_window(config))
     questions = _probes.build(tasks, {})
     table = _objects.tokenise(questions.grids, questions.backgrounds)
     spaces = {

@@ -18,7 +18,8 @@ cells, so that symmetries of the square, palettes and translations act without r
 | `bitmap`    | uint8 [..., N, 8]  | 8 x 8 samples of the object in its box, a byte a row, high bit leftmost        |
 | `edges`     | uint8 [..., N, N]  | bits between two objects, see `EDGE_NAMES`                                     |
 
-Absent tokens are 0 everywhere. Narrower integers are accepted; results have the dtypes above.
+Absent tokens are 0 everywhere, and so is an absent frame, one that a sequence lacks: a table of zeros, without a token.
+Narrower integers are accepted; results have the dtypes above.
 """
 
 from __future__ import annotations
@@ -71,9 +72,10 @@ def transform(table: Observation, d4: Array, palette: Array, offset: Array) -> d
     transposed, flipped, mirrored = (d4 & bit != 0 for bit in (4, 2, 1))
     flips = jnp.stack([flipped, mirrored], axis=-1)  # [..., 2]: rows, columns
     size = _swap_if(transposed, table["size"].astype(jnp.int32))
+    offset = jnp.where(size > 0, offset.astype(jnp.int32), 0)  # an absent frame lies nowhere
     return {
         "size": size,
-        "offset": table["offset"].astype(jnp.int32) + offset.astype(jnp.int32),
+        "offset": table["offset"].astype(jnp.int32) + offset,
         "mask": table["mask"],
         "histogram": _recolour(table["histogram"].astype(jnp.int32), palette),
         "box": _transform_box(table["box"].astype(jnp.int32), transposed, flips, size),
@@ -93,7 +95,7 @@ def features(table: Observation) -> Array:
     change sign under a flip. A cell's position is its centre; a box is given by its outer edges. The overflow token
     has no box. Absent tokens are 0.
     """
-    size = table["size"].astype(jnp.float32)[..., None, :]  # [..., 1, 2]
+    size = jnp.maximum(table["size"].astype(jnp.float32), 1.0)[..., None, :]  # [..., 1, 2]; an absent frame has none
     offset = table["offset"].astype(jnp.float32)[..., None, :]
     area, perimeter, holes, count = jnp.split(table["shape"].astype(jnp.float32), 4, axis=-1)
     near, extent = jnp.split(table["box"].astype(jnp.float32), 2, axis=-1)
@@ -134,7 +136,7 @@ def contacts(table: Observation) -> Array:
 def grid_features(table: Observation) -> Array:
     """What is known of a grid without objects: its share of each colour, its height and width over 30; [..., 12]."""
     size = table["size"].astype(jnp.float32)
-    cells = size[..., :1] * size[..., 1:]
+    cells = jnp.maximum(size[..., :1] * size[..., 1:], 1.0)
     return jnp.concatenate([table["histogram"][..., 0, :].astype(jnp.float32) / cells, size / CANVAS], axis=-1)
 
 

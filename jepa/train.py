@@ -38,7 +38,7 @@ from jepa import (
     stopwatch,
     train_step,
 )
-from jepa.parts import Parts, build
+from jepa.parts import Parts, build, context_window
 from jepa.start import OF_THE_DATA, how_to_extend, is_finished, is_over, restore_or_start
 from jepa.types import Array, PyTree
 
@@ -330,7 +330,9 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
     metrics.print_table(evaluation.summary(final), title=title)
     result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
     if "arc" in config.probes:
-        trained, untrained = (evaluation.embedders(parts.objective, run) for run in (train_state, parts.init()))
+        window = context_window(config)
+        states = (train_state, parts.init())
+        trained, untrained = (evaluation.embedders(parts.objective, run, window=window) for run in states)
         result["probes"] = {}
         for name, (embed, predict) in trained.items():
             scored = probe.evaluate(

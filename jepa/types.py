@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     ids: Array  # int32 [B]: content id of the target observation before augmentation
     groups: Array  # int32 [B]: the task each row was drawn from; intervals are bootstrapped over it
-    context: Observation | None = None  # [B, T, ...]
+    context: Observation | None = None  # [B, T, ...]; a frame without a token is absent, and never the last one
     target: Observation | None = None  # [B, ...]
     views: Observation | None = None  # [B, V, ...], global views first
     negatives: Observation | None = None  # [B, K, ...]: wrong targets that look like the right one
@@ -141,7 +141,8 @@ class Objective(NamedTuple):
     loss(params, target_params, state, latents, batch, *, key, step, train) -> LossOutput
     encode(params, state, observation) -> Encoded
     project(params, pooled) -> pooled [..., D] in the space of the losses [..., P]; the identity without a projector
-    predict(params, state, context) -> the predicted target [B, P], in that space, of a context [B, T, ...]
+    predict(params, state, context) -> the predicted target [B, P], in that space, of a context [B, T, ...] of as many
+    frames as in training or fewer
     terms: the ledger's names, each "latent" (collapsible), "external" (a fixed target) or "regulariser".
     levels: how many values each symbol of a token's code takes (`Quantizer`); () without codes.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jepa import tables
-from jepa.data import _batches, _collections, _objects, arc
+from jepa.data import _analogies, _batches, _collections, _objects, arc
 
 COLOUR_FREE = ("size", "box", "moment", "shape", "border", "symmetry", "bitmap", "edges")
 
@@ -183,6 +183,8 @@ def test_digest_follows_content_and_options_but_not_the_order(build, folder, tmp
     digest = build().digest
     assert build(seed=5, batch_size=3).digest == digest
     assert build(palette=False).digest != digest
+    assert build(context_window=3, drop_objects=0.0, noise=0).digest == digest
+    assert len({build(**option).digest for option in ({"context_window": 5}, {"noise": 0.1}, {})}) == 3
     assert build(stream="views").digest != digest
     for file in folder.glob("*.json"):
         (tmp_path / file.name).write_text(file.read_text())
@@ -191,6 +193,68 @@ def test_digest_follows_content_and_options_but_not_the_order(build, folder, tmp
     changed["train"][0]["output"][0][0] = (changed["train"][0]["output"][0][0] + 1) % 10
     (tmp_path / "task3.json").write_text(json.dumps(changed))
     assert build(folder=tmp_path).digest != digest
+
+
+@pytest.mark.parametrize("window", [1, 2, 7])
+def test_a_context_is_the_last_grids_before_the_answer_and_begins_with_absent_frames(build, folder, window):
+    tasks = {task.id: task for task in _collections.load_folder(folder)}
+    source, complete = build(context_window=window), []
+    assert source.num_examples == build().num_examples
+    for side in (source, source.validation["arc"]):
+        pairs = {name: tasks[name].demos + tasks[name].tests for name in side.ids}
+        expected = [grids for name in side.ids for grids in _analogies.windows(pairs[name], window, name)]
+        every = np.arange(len(expected), dtype=np.int32)
+        batch = gather(side._replace(indices=lambda step, level=0, every=every: every), train=False)
+        frames = batch.context["mask"].any(-1)
+        assert frames.shape == (len(expected), window) and frames[:, -1].all()
+        assert side.stats["frames_mean"] == pytest.approx(frames.sum(1).mean())
+        assert all(not leaf[~frames].any() for leaf in batch.context.values())
+        complete.append(frames.all())
+        found = together(batch)
+        for number, grids in enumerate(expected):
+            assert [grid is not None for grid in grids] == [*frames[number], True]
+            present = [grid for grid in grids if grid is not None]
+            reference = _objects.tokenise(present, [_objects.background(present[:-1])] * len(present))
+            for key, leaf in reference.items():
+                np.testing.assert_array_equal(found[key][number, -len(present) :], leaf)
+    assert all(complete) == (window < 4)  # there are tasks of two pairs
+
+
+def test_demonstrations_are_other_pairs_and_a_longer_window_ends_in_the_shorter():
+    pairs = [(np.full((1, 1), 2 * n, np.uint8), np.full((1, 1), 2 * n + 1, np.uint8)) for n in range(5)]
+
+    def colours(window, task="a"):
+        found = _analogies.windows(pairs, window, task)
+        return [tuple(None if grid is None else int(grid[0, 0]) for grid in grids) for grids in found]
+
+    assert colours(3) == [(2 * i, 2 * i + 1, 2 * j, 2 * j + 1) for i, j in itertools.permutations(range(5), 2)]
+    for window in range(1, 7):
+        assert [grids[1:] for grids in colours(window + 1)] == colours(window)
+    for grids in colours(7):
+        shown = [(grids[k], grids[k + 1]) for k in range(0, 8, 2)]
+        assert len(set(shown)) == 4 and all(y == x + 1 and x % 2 == 0 for x, y in shown)
+    assert Counter(grids[2] for grids in colours(7)).most_common()[-1][1] > 0  # every pair helps somewhere
+    assert colours(7) == colours(7) != colours(7, "b")
+    pairs = pairs[:2]
+    assert colours(5) == [(None, None, 0, 1, 2, 3), (None, None, 2, 3, 0, 1)]
+
+
+# Masks.
+
+
+def test_masking_acts_on_contexts_in_training_and_on_nothing_else(build):
+    plain, masked = build(), build(drop_objects=0.5, drop_frames=0.3, noise=0.5)
+    one, other = (gather(source, train=True) for source in (plain, masked))
+    for key in one.target:
+        np.testing.assert_array_equal(one.target[key], other.target[key])
+    np.testing.assert_array_equal(one.ids, other.ids)
+    assert one.context["mask"].sum() > 1.5 * other.context["mask"].sum()
+    assert other.context["mask"].any(-1)[:, -1].all() and not other.context["mask"].any(-1).all()
+    for name, train in (("arc", True), ("arc", False), ("arc_foreign_demo", True)):
+        one, other = (gather(source.validation[name], train=train) for source in (plain, masked))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    one, other = (gather(source, train=False) for source in (plain, masked))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 # Symmetries.
@@ -305,6 +369,18 @@ def test_foreign_demonstration_differs_in_the_demonstration_alone(build):
         assert all(owner[row] != group for rows, group in zip(lent, a.groups, strict=True) for row in rows.tolist())
 
 
+def test_all_demonstrations_are_exchanged_and_a_context_without_any_has_no_control(build):
+    assert set(build(context_window=1).validation) == {"arc"}
+    source = build(context_window=5)
+    own, foreign = (gather(source.validation[name], train=True) for name in ("arc", "arc_foreign_demo"))
+    for key in own.target:
+        np.testing.assert_array_equal(own.target[key], foreign.target[key])
+        np.testing.assert_array_equal(own.context[key][:, 4], foreign.context[key][:, 4])
+    lent = np.asarray(source.validation["arc_foreign_demo"].tables["windows"])[:, :4]
+    kept = np.asarray(source.validation["arc"].tables["windows"])[:, :4]
+    assert not ((lent == kept) & (kept != arc.ABSENT)).any()
+
+
 # The stream.
 
 
@@ -403,6 +479,15 @@ def test_wrong_keywords_are_errors(build):
         build(stream="view")
     with pytest.raises(ValueError, match="num_views is 0"):
         build(stream="views", num_views=0)
+    for window in (0, 8):
+        with pytest.raises(ValueError, match=rf"data\.context_window is {window}; it must be between 1 and 7 grids"):
+            build(context_window=window)
+    with pytest.raises(ValueError, match=r"data\.target_offset is 2, but the grid after the answer"):
+        build(target_offset=2)
+    with pytest.raises(ValueError, match=r"data\.drop_frames is -1; it is a probability"):
+        build(drop_frames=-1)
+    with pytest.raises(ValueError, match=r"data\.noise is not 0, but only stream 'analogy' has contexts"):
+        build(stream="views", noise=0.1)
 
 
 def test_tasks_are_recognised_by_their_grids_whatever_they_are_called():

@@ -118,6 +118,18 @@ def test_probes_are_given_the_space_in_which_the_prediction_lives():
     assert embed(batch.target).shape == predict(batch.context).shape == (16, 6)
 
 
+@pytest.mark.slow
+def test_a_predictor_is_given_the_last_frames_of_a_context_longer_than_those_it_was_trained_on():
+    parts, state, _ = evaluated(predictor="pooled", context="mean")
+    batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
+    last = jax.tree.map(lambda leaf: leaf[:, -1:], batch.context)
+    cut = evaluation.embedders(parts.objective, state, window=1)["pooled"][1]
+    whole = evaluation.embedders(parts.objective, state)["pooled"][1]
+    np.testing.assert_array_equal(cut(batch.context), cut(last))
+    np.testing.assert_allclose(cut(batch.context), whole(last), rtol=1e-5)
+    assert np.abs(whole(batch.context) - cut(batch.context)).max() > 1e-3
+
+
 def test_the_summary_has_a_row_for_every_figure_and_every_set_of_embeddings():
     _, state, evaluate = evaluated()
     rows = {row["figure"]: row for row in evaluation.summary(evaluate(state, 16).metrics)}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A name that ends in a dot is a folder and covers every module in it. "" is the package itself.
 LAYERS = (
-    ("types", "tables", "symmetries", "registry", "precision", "paths"),
+    ("types", "tables", "symmetries", "context_masking", "registry", "precision", "paths"),
     ("losses.", "quantizers.", "diagnostics", "moments", "pair_diagnostics", "bootstrap"),
     ("modules", "representation", "encoders.", "context", "predictors", "controls"),
     ("objectives.",),

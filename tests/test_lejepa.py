@@ -119,6 +119,8 @@ def test_the_pooled_predictor_uses_every_aggregation(kind):
     out, other = output(parts, state, batch), output(parts, state, swapped(batch, (2, 1, 0)))
     changed = float(jnp.abs(out.embeddings["predicted"] - other.embeddings["predicted"]).max())
     assert (changed < 1e-5) if kind == "mean" else (changed > 1e-3)
+    loss, shuffled = (float(each.terms["prediction"]) for each in (out, other))
+    assert (shuffled == pytest.approx(loss, rel=1e-6)) if kind == "mean" else (abs(shuffled / loss - 1) > 1e-4)
 
 
 def test_the_token_predictor_knows_the_role_of_every_frame():
@@ -127,6 +129,67 @@ def test_the_token_predictor_knows_the_role_of_every_frame():
     for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
         other = jax.jit(parts.objective.predict)(state.params, {}, swapped(batch, order).context)
         assert jnp.abs(predicted - other).max() > 1e-3
+
+
+def without_frames(batch, absent):
+    """The batch with the context frames of `absent` bool [B, T] as tables of zeros."""
+
+    def zero(leaf):
+        where = absent.reshape(absent.shape + (1,) * (leaf.ndim - 2))
+        return np.where(where, np.zeros((), leaf.dtype), leaf)
+
+    return batch._replace(context=jax.tree.map(zero, batch.context))
+
+
+def test_absent_frames_reach_neither_the_prediction_nor_what_sees_all_embeddings():
+    parts, state, batch = built("tiny")
+    absent = np.zeros((16, 3), bool)
+    absent[::2, 0] = absent[3, 1] = True
+    out = output(parts, state, without_frames(batch, absent))
+    encode, predict = jax.jit(parts.objective.encode), jax.jit(parts.objective.predict)
+    z = np.asarray(encode(state.params, {}, batch.context).pooled)
+    found = np.asarray(out.embeddings["context"]).reshape(z.shape)
+    np.testing.assert_allclose(found[~absent], z[~absent], rtol=1e-4, atol=1e-6)
+    for step in range(2):
+        there = z[~absent[:, step], step]
+        for row in found[absent[:, step], step]:
+            assert np.abs(there - row).max(1).min() < 1e-5
+    # A context without its first frame, in a model of three frames, is a context of two.
+    shorter = predict(state.params, {}, jax.tree.map(lambda leaf: leaf[::2, 1:], batch.context))
+    np.testing.assert_allclose(out.embeddings["predicted"][::2], shorter, rtol=1e-4, atol=1e-6)
+    z_target = encode(state.params, {}, batch.target).pooled
+    np.testing.assert_allclose(out.examples["copy"], jnp.mean((z[:, 2] - z_target) ** 2, axis=-1), rtol=1e-4)
+    steps = np.concatenate([found.swapaxes(0, 1), z_target[None]])
+    each = [sigreg(rows, jax.random.key(3), num_slices=32) for rows in steps]
+    np.testing.assert_allclose(out.terms["sigreg"], np.mean(each) / len(z_target), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [1, 5, 7])
+@pytest.mark.parametrize(
+    "file", ["lejepa.py:tiny", "lejepa.py:tiny,teacher", "lejepa_codes.py:tiny", "infonce.py:tiny"]
+)
+def test_contexts_of_any_length_train(file, window):
+    config = main.load_config(f"configs/{file}")
+    config.data.update(context_window=window, drop_objects=0.2, drop_frames=0.3, noise=0.1)
+    parts = build(config)
+    state = parts.init()
+    source = parts.source
+
+    @jax.jit
+    def step(state, rows):
+        batch = source.gather(source.tables, rows, jax.random.fold_in(jax.random.key(1), state.step), True)
+        ema = config.target_ema
+        return train_step.make_train_step(parts.objective, parts.weights, max_grad_norm=1.0, target_ema=ema)(
+            state, batch
+        )
+
+    for number in range(2):
+        state, metrics = step(state, source.indices(number))
+        assert metrics["health/skipped"] == 0 and metrics["grad/norm"] > 0
+    roles = [leaf for path, leaf in jax.tree.leaves_with_path(state.params) if "roles" in str(path)]
+    assert all(len(leaf) == window for leaf in roles)
+    assert np.isfinite(parts.evaluate(state, 16).metrics["val/prediction"])
 
 
 def test_a_few_steps_reduce_the_total():

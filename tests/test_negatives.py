@@ -246,6 +246,20 @@ def test_the_output_of_the_demonstration_comes_first(build, folder):
         np.testing.assert_array_equal(ids[differ, 0], shown[differ])
         np.testing.assert_array_equal(rows[differ, 0], np.asarray(tables["windows"])[differ, 1])
 
+    longer = build(num_negatives=3, context_window=5).validation["arc_same_task"].tables
+    np.testing.assert_array_equal(
+        np.asarray(longer["negatives"].rows)[differ, 0], np.asarray(longer["windows"])[differ, -3]
+    )
+
+
+def test_a_context_without_a_demonstration_has_negatives_of_its_task_as_well(build):
+    """Its room in the canvas is that of x_j and y_j alone, so that fewer fit."""
+    counts = {}
+    for window in (1, 3):
+        tables = build(num_negatives=3, context_window=window).validation["arc_same_task"].tables
+        counts[window] = np.sum(np.asarray(tables["negatives"].ids) != np.asarray(tables["ids"])[:, None], axis=1)
+    assert (counts[1] <= counts[3]).all() and counts[1].sum() > 0.5 * counts[3].sum()
+
 
 # Outputs in the colours of the target.
 

@@ -51,21 +51,22 @@ def same_task(
 ) -> Negatives:
     """Other outputs of the task, each once, as rows under the background of the example's own sequence.
 
-    windows int32 [W, 4] name rows x_i, y_i, x_j, y_j; ids int32 [W] is the content of y_j, groups int32 [W] the task,
-    extent int32 [W, 2] the height and the width that the example has in the canvas; larger outputs are left out.
-    y_i comes first, unless it equals the target; the others follow at random. An output may be new under this
-    background: it is then added to `rows`.
+    windows int32 [W, T] name rows that end in y_i, x_j, y_j, or in x_j, y_j alone; ids int32 [W] is the content of y_j,
+    groups int32 [W] the task, extent int32 [W, 2] the height and the width that the example has in the canvas; larger
+    outputs are left out. y_i comes first, where there is one that is not the target; the others follow at random. An
+    output may be new under this background: it is then added to `rows`.
     """
     rng = np.random.default_rng(seed)
     keys = list(rows)
     outputs: dict[int, dict[Grid, int]] = {}  # the id of each output, by task; every output is the target of a window
-    for row, content, task in zip(windows[:, 3], ids, groups.tolist(), strict=True):
+    for row, content, task in zip(windows[:, -1], ids, groups.tolist(), strict=True):
         outputs.setdefault(task, {})[keys[row][:2]] = content
 
-    negatives = _padding(windows[:, 3], ids, num)
-    for example, (task, (_, shown, _, target)) in enumerate(zip(groups.tolist(), windows, strict=True)):
+    negatives = _padding(windows[:, -1], ids, num)
+    for example, (task, (*demonstrated, _, target)) in enumerate(zip(groups.tolist(), windows.tolist(), strict=True)):
         grids = list(outputs[task])
-        shuffled = [keys[shown][:2], *(grids[n] for n in rng.permutation(len(grids)))]
+        shown = [keys[row][:2] for row in demonstrated[-1:]]
+        shuffled = [*shown, *(grids[n] for n in rng.permutation(len(grids)))]
         others = [g for g in dict.fromkeys(shuffled) if g != keys[target][:2] and _fits(g[0], extent[example])]
         for k, grid in enumerate(others[:num]):
             negatives.rows[example, k] = rows.setdefault((*grid, keys[target][2]), len(rows))
@@ -94,15 +95,15 @@ def palette_matched(
     """
     rng = np.random.default_rng(seed)
     keys = list(rows)
-    images = {row: _image(keys[row]) for row in windows[:, 3].tolist()}
+    images = {row: _image(keys[row]) for row in windows[:, -1].tolist()}
     home: dict[Grid, tuple[int, int]] = {}  # by pattern: row and id of the first output that has it
     owners: dict[Grid, set[int]] = {}  # by pattern: tasks with such an output
-    for row, content, task in zip(windows[:, 3].tolist(), ids, groups.tolist(), strict=True):
+    for row, content, task in zip(windows[:, -1].tolist(), ids, groups.tolist(), strict=True):
         home.setdefault(images[row].pattern, (row, content))
         owners.setdefault(images[row].pattern, set()).add(task)
 
-    negatives = _padding(windows[:, 3], ids, num)
-    for example, (row, task) in enumerate(zip(windows[:, 3].tolist(), groups.tolist(), strict=True)):
+    negatives = _padding(windows[:, -1], ids, num)
+    for example, (row, task) in enumerate(zip(windows[:, -1].tolist(), groups.tolist(), strict=True)):
         target, room = images[row], extent[example]
         foreign = [home[pattern] for pattern in home if task not in owners[pattern] and _fits(pattern[0], room)]
         alike = [(other, content) for other, content in foreign if images[other].num_colours == target.num_colours]

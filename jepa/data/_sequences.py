@@ -31,6 +31,8 @@ from jepa.types import Array, Batch, Observation, PyTree
 # Held-out examples come in the same order in every run, so that runs of different seeds compare on the same ones.
 VALIDATION_SEED = 0
 
+ABSENT = -1  # the row of a frame that a sequence lacks: the last one of a table, and zero
+
 Grid = np.ndarray | None  # uint8 [height, width]; None for a frame that is missing
 Key = tuple[tuple[int, int], bytes, int]  # shape, content, background
 
@@ -38,7 +40,7 @@ Key = tuple[tuple[int, int], bytes, int]  # shape, content, background
 class Examples(NamedTuple):
     """Sequences of T rows of an object table, task by task; the last row of a sequence is its target."""
 
-    windows: np.ndarray  # int32 [W, T]: rows
+    windows: np.ndarray  # int32 [W, T]: rows, ABSENT for a frame that the sequence lacks
     ids: np.ndarray  # int32 [W]: content of the target grid; equal grids have equal ids, in other tasks too
     groups: np.ndarray  # int32 [W]: index of the task
     extent: np.ndarray  # int32 [W, 2]: the height and the width that hold every grid of the sequence
@@ -48,29 +50,32 @@ class Examples(NamedTuple):
 
 
 def number(
-    tasks: Iterable[Iterable[tuple[Sequence[Grid], int]]], rows: dict[Key | None, int], contents: dict[tuple, int]
+    tasks: Iterable[Iterable[tuple[Sequence[Grid], int]]], rows: dict[Key, int], contents: dict[tuple, int]
 ) -> Examples:
     """The examples of tasks, each an iterable of (grids, background); new grids are added to `rows` and `contents`."""
     windows, ids, groups, extent = [], [], [], []
     for group, sequences in enumerate(tasks):
         for grids, background in sequences:
-            keys = [None if grid is None else (grid.shape, grid.tobytes(), background) for grid in grids]
-            windows.append([rows.setdefault(key, len(rows)) for key in keys])
-            ids.append(contents.setdefault(keys[-1][:2], len(contents)))
+            present = [grid for grid in grids if grid is not None]
+            keys = [(grid.shape, grid.tobytes()) for grid in present]
+            numbers = [rows.setdefault((*key, background), len(rows)) for key in keys]
+            windows.append([ABSENT] * (len(grids) - len(present)) + numbers)  # what is absent comes first
+            ids.append(contents.setdefault(keys[-1], len(contents)))
             groups.append(group)
-            extent.append(np.max([key[0] for key in keys if key is not None], axis=0))
+            extent.append(np.max([grid.shape for grid in present], axis=0))
     return Examples(*(np.array(column, np.int32) for column in (windows, ids, groups, extent)))
 
 
-def tokenise(rows: Mapping[Key | None, int], cache_dir: str | Path) -> Observation:
-    """The object table of all rows, zero for the missing frame, in the narrowest integers that hold 30 x 30 counts."""
-    present = [key for key in rows if key is not None]
-    grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in present]
-    table = _objects.tokenise_cached(grids, [background for *_, background in present], cache_dir)
-    table = {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
-    if None not in rows:
-        return table
-    return {key: np.insert(leaf, rows[None], 0, axis=0) for key, leaf in table.items()}
+def tokenise(rows: Mapping[Key, int], cache_dir: str | Path, *, absent: bool) -> Observation:
+    """The object table of all rows, stored in the narrowest integers that hold counts of up to 30 x 30 cells.
+
+    absent: it ends with the row ABSENT.
+    """
+    grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in rows]
+    table = _objects.tokenise_cached(grids, [background for *_, background in rows], cache_dir)
+    if absent:
+        table = {key: np.concatenate([leaf, np.zeros_like(leaf[:1])]) for key, leaf in table.items()}
+    return {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
 
 
 def with_foreign_demonstrations(own: Examples) -> tuple[Examples, Examples]:
@@ -96,14 +101,16 @@ def per_task(examples: Examples) -> np.ndarray:
 
 def stats(examples: Examples, table: Observation) -> dict[str, float]:
     """Facts about examples that are worth logging once."""
-    rows = np.unique(examples.windows)
-    rows = rows[table["mask"][rows, 0]]
+    rows = np.unique(examples.windows[examples.windows != ABSENT])
+    context = examples.windows[:, :-1]
+    counts = {"frames_mean": float((context != ABSENT).sum(1).mean())} if context.shape[1] else {}
     return {
         "tasks": float(examples.groups.max() + 1),
         "examples": float(len(examples.ids)),
         "grids": float(len(rows)),
         "objects_mean": float(table["mask"][rows, 1:-1].sum(-1).mean()),
         "truncated_share": float(table["mask"][rows, -1].mean()),
+        **counts,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jepa import context_masking
 from jepa.data import _batches, _sequences, _shards
 from jepa.data._sequences import VALIDATION_SEED
 from jepa.data._shards import Shards
@@ -34,12 +35,16 @@ def build(
     palette: bool = True,
     translation: bool = True,
     num_views: int = 4,
+    drop_objects: float = 0.0,
+    drop_frames: float = 0.0,
+    noise: float = 0.0,
     verify: bool = True,
 ) -> Source:
     """The cache in `folder`, with the held-out sources of the source it was made of, under the same names.
 
     What is stored is what that source shows before augmentation; d4, palette and translation turn parts of the symmetry
-    off, as they do there. A cache of single grids gives `num_views` of each.
+    off, as they do there, and drop_objects, drop_frames and noise are the probabilities of `jepa.context_masking` in
+    training. A cache of single grids gives `num_views` of each, and has no context to mask.
 
     order 'shuffled': every epoch shows each example once, in a new order; 'tasks': each task once, by one of its
     examples at random; 'stored': as they were written. By default it is 'tasks' where the source shows it so, and the
@@ -55,14 +60,21 @@ def build(
             raise ValueError(f"{name} is {size}; it must be at least 1")
     if order is not None and order not in ORDERS:
         raise ValueError(f"there is no order {order!r}: {nearest(order, ORDERS)}")
+    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
+    context_masking.check(**masking)
     shards = _shards.read(folder, verify=verify)
     facts = shards.index["splits"]
     symmetry = {"d4": d4, "palette": palette, "translation": translation}
-    options = repr((order, symmetry, num_views))
+    options = repr((order, symmetry, num_views, masking))
     digest = hashlib.sha256((shards.index["digest"] + options).encode()).hexdigest()
 
+    single = shards.columns["train"]["windows"].shape[1] == 1
+    if single and any(masking.values()):
+        raise ValueError(
+            f"{folder} holds single grids, which have no context: drop_objects, drop_frames, noise must be 0"
+        )
+
     def source(split: str, examples: Callable[[int], np.ndarray], validation: Mapping[str, Source]) -> Source:
-        single = shards.columns[split]["windows"].shape[1] == 1
         gather = partial(_sequences.to_views, symmetry, num_views) if single else partial(_sequences.to_batch, symmetry)
         return Source(
             tables={},
@@ -79,7 +91,8 @@ def build(
         split: source(split, _held_out_order(facts[split], batch_size), {}) for split in facts if split != "train"
     }
     chosen = order or ("shuffled" if facts["train"]["drawn"] else "tasks")
-    return source("train", _order(shards, chosen, seed, batch_size), validation)
+    training = source("train", _order(shards, chosen, seed, batch_size), validation)
+    return training._replace(gather=context_masking.masked(training.gather, **masking))
 
 
 def _order(shards: Shards, order: str, seed: int, batch_size: int) -> Callable[[int], np.ndarray]:

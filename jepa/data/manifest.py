@@ -6,19 +6,20 @@ What a file may hold stands at the top of `jepa/data/_manifest_files.py`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jepa.data import _batches, _collections, _manifest_files, _objects, _sequences
+from jepa import context_masking
+from jepa.data import _analogies, _batches, _collections, _manifest_files, _objects, _sequences
 from jepa.data._manifest_files import Reading, Record
-from jepa.data._sequences import VALIDATION_SEED, Examples, Grid
+from jepa.data._sequences import ABSENT, VALIDATION_SEED, Examples, Grid
 from jepa.types import Array, Batch, PyTree, Source
-
-MAX_WINDOW = 7
 
 Task = list[Record]  # what has one name
 
@@ -37,6 +38,9 @@ def build(
     d4: bool = True,
     palette: bool = True,
     translation: bool = True,
+    drop_objects: float = 0.0,
+    drop_frames: float = 0.0,
+    noise: float = 0.0,
 ) -> Source:
     """The sequences of `paths`: files, folders that are searched with their subfolders, or patterns such as a/*.jsonl.
 
@@ -48,12 +52,15 @@ def build(
     A hash of the task holds out `validation_share` of the tasks. `validation['manifest']` enumerates their examples
     and, if all are analogies, `validation['manifest_foreign_demo']` the same ones after demonstrations of another
     task. d4, palette and translation turn parts of the symmetry off, one of which is drawn for each sequence. The
-    background is that of the context.
+    background is that of the context. In training, and there alone, drop_objects, drop_frames and noise are the
+    probabilities of `jepa.context_masking`.
 
     Raises ValueError, naming file, line and field, for what is malformed; with `skip_malformed` such lines are left
     out, counted in `stats`, and the first is printed. Also for a size out of range, and a share that leaves no task.
     """
+    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
     _check(batch_size, context_window, target_offset, max_demonstrations)
+    context_masking.check(**masking)
     tasks, reading = _read(paths or (), skip_malformed, target_offset)
     sequences = partial(_sequences_of, window=context_window, offset=target_offset, most=max_demonstrations)
     usable = [name for name, task in tasks.items() if next(sequences(task), None) is not None]
@@ -68,10 +75,12 @@ def build(
     training, validation = (
         _sequences.number((sequences(tasks[name]) for name in side), rows, contents) for side in (shown, held_out)
     )
-    table = _sequences.tokenise(rows, cache_dir)
+    lacking = any((examples.windows == ABSENT).any() for examples in (training, validation))
+    table = _sequences.tokenise(rows, cache_dir, absent=lacking)
     on_device = jax.tree.map(jnp.asarray, table)  # one copy; a source reaches the rows that its own windows name
 
     options = (context_window, target_offset, max_demonstrations, validation_share, d4, palette, translation)
+    options += tuple(masking.values())
     reading.digest.update(repr(options).encode())
     gather = partial(_gather, {"d4": d4, "palette": palette, "translation": translation})
 
@@ -95,7 +104,8 @@ def build(
     in_order = _batches.enumerated(len(validation.ids), seed=VALIDATION_SEED, batch_size=batch_size)
     at_random = _batches.uniform_over_tasks(_sequences.per_task(training), seed=seed, batch_size=batch_size)
     sources = {name: source(examples, held_out, in_order, {}) for name, examples in controls.items()}
-    return source(training, shown, at_random, sources)
+    training_source = source(training, shown, at_random, sources)
+    return training_source._replace(gather=context_masking.masked(gather, **masking))
 
 
 def _check(batch_size: int, context_window: int, target_offset: int, max_demonstrations: int) -> None:
@@ -107,8 +117,8 @@ def _check(batch_size: int, context_window: int, target_offset: int, max_demonst
     ):
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
-    if context_window > MAX_WINDOW:
-        raise ValueError(f"context_window is {context_window}; it must be from 1 to {MAX_WINDOW}")
+    if context_window > _analogies.LONGEST:
+        raise ValueError(f"context_window is {context_window}; it must be from 1 to {_analogies.LONGEST}")
 
 
 def _read(paths: str | tuple[str, ...], skip_malformed: bool, target_offset: int) -> tuple[dict[str, Task], Reading]:
@@ -136,36 +146,40 @@ def _is_analogy(task: Task) -> bool:
 
 def _sequences_of(task: Task, *, window: int, offset: int, most: int) -> Iterator[tuple[list[Grid], int]]:
     """Every sequence of a task, `window` context grids and the target, and its background."""
-    pairs = [record.grids for record in task if record.kind == "pair"]
-    for context, target in _of_pairs(pairs, window, most):
+    pairs = [tuple(record.grids) for record in task if record.kind == "pair"]
+    for context, target in _of_pairs(pairs, window, most, task[0].task):
         yield _framed(context, target, window)
     for record in task:
         if record.kind == "context":
             yield _framed(record.grids[:-1], record.grids[-1], window)
         elif record.kind == "frames":
             last = len(record.grids) - offset  # contexts end before it
-            for end in range(min(window, last), last + 1):
-                if end > 0:
-                    yield _framed(record.grids[:end], record.grids[end + offset - 1], window)
+            for end in range(max(1, min(window, last)), last + 1):
+                yield _framed(record.grids[:end], record.grids[end + offset - 1], window)
 
 
-def _of_pairs(pairs: list[list[Grid]], window: int, most: int) -> Iterator[tuple[list[Grid], Grid]]:
+def _of_pairs(
+    pairs: list[tuple[np.ndarray, np.ndarray]], window: int, most: int, name: str
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     """(..., x_i, y_i, x_j) and y_j for i != j, up to `most` i for each j: those that come before it, round the task.
 
-    Further demonstrations, for a longer window, are the pairs that follow i, round the task, without j.
+    Where that is all of them, further demonstrations, for a longer window, are those of `_analogies`; they are the
+    pairs that follow i, round the task, without j, where that would take a shuffle of all pairs for each.
     """
     num = len(pairs)
     if num == 1:
         yield [pairs[0][0]], pairs[0][1]
-    for i in range(num):
-        for j in range(num):
-            if 1 <= (j - i) % num <= most:
-                further = [(i + k) % num for k in range(num) if (i + k) % num != j][: -(-(window - 1) // 2)]
-                shown = [grid for k in reversed(further) for grid in pairs[k]]
-                yield [*shown, pairs[j][0]], pairs[j][1]
+    elif num <= most + 1:
+        for *context, target in _analogies.windows(pairs, window, name):
+            yield [grid for grid in context if grid is not None], target
+    else:
+        for i, back in itertools.product(range(num), range(1, most + 1)):
+            j = (i + back) % num
+            further = [k % num for k in range(i, i + min(window // 2 + 1, num)) if k % num != j][: window // 2]
+            yield [*(grid for k in reversed(further) for grid in pairs[k]), pairs[j][0]], pairs[j][1]
 
 
-def _framed(context: list[Grid], target: Grid, window: int) -> tuple[list[Grid], int]:
+def _framed(context: list[np.ndarray], target: np.ndarray, window: int) -> tuple[list[Grid], int]:
     """The last `window` grids of the context, filled up on the left, and the target; the background of what is there.
 
     The target has no say in the background: it is unknown at test time.

@@ -84,8 +84,8 @@ def build(
     the `length` steps of a program, as `actions` [B, length, 11] the number of the family and the parameters of each
     step, and the grid after the last. A step that changes nothing is rejected and counted.
 
-    Levels of difficulty: `families` (the sets 'geometry', 'cells', 'lines', 'objects', joined by '+', or 'all'),
-    `length`, `objects` and `side` are one value, or a tuple of one for each level.
+    Levels of difficulty: `families` (names, or the sets 'geometry', 'cells', 'lines', 'objects', joined by '+', or
+    'all'), `length`, `objects` and `side` are one value, or a tuple of one for each level.
 
     `validation['programs']` draws from the last level; `validation['programs_level']`, where there are several, from
     the one asked for; `validation['programs_families']` programs that meet a family of `held_out_families`;
@@ -186,11 +186,11 @@ def _levels(families: tuple, length: tuple, objects: tuple, side: tuple) -> list
 
 
 def _family_set(names: str) -> np.ndarray:
-    """bool [K] of sets of families, joined by '+'."""
-    sets = {"all": FAMILIES} | _primitives.SETS
+    """bool [K] of families and sets of them, joined by '+'."""
+    sets = {"all": FAMILIES} | _primitives.SETS | {name: (name,) for name in FAMILIES}
     for name in names.split("+"):
         if name not in sets:
-            raise ValueError(f"there is no set of families {name!r}: {nearest(name, sets)}")
+            raise ValueError(f"there is no family {name!r}, nor a set of that name: {nearest(name, sets)}")
     return np.isin(FAMILIES, [family for name in names.split("+") for family in sets[name]])
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jepa import predictors, tables
+from jepa.context import fill_absent
 from jepa.losses.infonce import infonce, infonce_candidates, queue_init, queue_push, temperature
 from jepa.losses.invariance import STOP_GRADIENT, invariance, moved
 from jepa.losses.prediction import normalized_error, unit
@@ -216,7 +217,8 @@ def build(
             listed = infonce_candidates(anchors, latents.positives, latents.negatives, real, tau=tau)
             examples |= dict(zip(("listed/infonce", "listed/chance", "listed/accuracy"), listed, strict=True))
 
-        pooled = latents.context.pooled  # [B, T, D]
+        # [B, T, D]; the predictor and the relations ignore absent frames, whatever looks at a whole step sees others.
+        pooled = fill_absent(latents.context.pooled, predictors.frames(latents.context))
         heads = HeadOutputs(
             z=jnp.swapaxes(pooled, 0, 1),
             moved=latents.moved.pooled,

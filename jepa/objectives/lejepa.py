@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jepa import predictors
+from jepa.context import fill_absent
 from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
 from jepa.modules import Mlp
@@ -144,7 +145,7 @@ def build(
             state = representation.update(params["trunk"], state, online, key=key_update)
         return latents, state
 
-    def next_embedding(params, latents, z):
+    def next_embedding(params, latents, pooled, z):
         """Per-example errors [B] of prediction and copy of the last frame, and between them; embeddings by role."""
         context = jax.tree.map(lambda leaf: leaf[:, :-1], latents["online"])
         z_hat = forward(params, context)
@@ -156,21 +157,22 @@ def build(
             "moved": ERRORS[error](z_hat, z_last),
             "alignment": alignment(jnp.stack([z_hat, z_target], axis=1)),
         }
-        pooled = latents["online"].pooled
         flat = pooled[:, :-1].reshape(-1, pooled.shape[-1])
         return examples, {"context": flat, "target": pooled[:, -1], "predicted": z_hat}
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
-        z = project(params, latents["online"].pooled)  # [B, T + 1, P], or [B, V, P] for views
+        # The predictor ignores absent frames itself; whatever looks at all embeddings of a step sees others instead.
+        pooled = fill_absent(latents["online"].pooled, predictors.frames(latents["online"]))
+        z = project(params, pooled)  # [B, T + 1, P], or [B, V, P] for views
         quantized = latents["quantized"]
-        metrics = readout_scale(latents["online"].pooled, num_readouts) | code_metrics(quantized)
+        metrics = readout_scale(pooled, num_readouts) | code_metrics(quantized)
         if latents["teacher_codes"] is not None:
             metrics |= code_agreement(quantized.codes[:, -1], latents["teacher_codes"])
         if batch.views is not None:
             examples = {"prediction": view_invariance(z, num_global_views), "alignment": alignment(z)}  # [B]
-            embeddings = {"views": latents["online"].pooled}  # [B, V, D]
+            embeddings = {"views": pooled}  # [B, V, D]
         else:
-            examples, embeddings = next_embedding(params, latents, z)
+            examples, embeddings = next_embedding(params, latents, pooled, z)
             metrics["prediction/copy_ratio"] = jnp.mean(examples["prediction"]) / jnp.mean(examples["copy"])
         if projector_module is not None:
             embeddings["projected"] = z.reshape(-1, z.shape[-1])
