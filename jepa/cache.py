@@ -210,9 +210,7 @@ def _columns_in_memory(folder: Path, name: str, source: Source, first: int) -> d
     tables = source.tables
     found = {key: np.asarray(tables[key]) for key in ("ids", "groups")}
     found["extent"] = np.asarray(tables["extent"], np.uint8)
-    windows = np.asarray(tables["windows"]).astype(np.int64)
-    # An absent frame is the last row of its table, numbered from the end.
-    found["windows"] = (first + windows % len(tables["rows"]["mask"])).astype(np.uint32)
+    found["windows"] = np.asarray(tables["windows"]).astype(np.uint32) + np.uint32(first)
     if "negatives" in tables:
         negatives = tables["negatives"]
         found["negative_rows"] = np.asarray(negatives.rows).astype(np.uint32) + np.uint32(first)

@@ -44,7 +44,10 @@ def keywords(config: ConfigDict) -> dict[str, Any]:
 
 def context_window(config: ConfigDict) -> int | None:
     """How many frames a run predicts from, at most; None where its data does not say."""
-    return config.data.context_window if "context_window" in config.data else None
+    data = config.data
+    if "sources" in data:  # a mixture, of which all have the same window
+        data = data.sources[data.shares.partition(":")[0]]
+    return data.context_window if "context_window" in data else None
 
 
 def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Objective:

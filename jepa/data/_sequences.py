@@ -31,8 +31,6 @@ from jepa.types import Array, Batch, Observation, PyTree
 # Held-out examples come in the same order in every run, so that runs of different seeds compare on the same ones.
 VALIDATION_SEED = 0
 
-ABSENT = -1  # the row of a frame that a sequence lacks: the last one of a table, and zero
-
 Grid = np.ndarray | None  # uint8 [height, width]; None for a frame that is missing
 Key = tuple[tuple[int, int], bytes, int]  # shape, content, background
 
@@ -40,7 +38,7 @@ Key = tuple[tuple[int, int], bytes, int]  # shape, content, background
 class Examples(NamedTuple):
     """Sequences of T rows of an object table, task by task; the last row of a sequence is its target."""
 
-    windows: np.ndarray  # int32 [W, T]: rows, ABSENT for a frame that the sequence lacks
+    windows: np.ndarray  # int32 [W, T]: rows
     ids: np.ndarray  # int32 [W]: content of the target grid; equal grids have equal ids, in other tasks too
     groups: np.ndarray  # int32 [W]: index of the task
     extent: np.ndarray  # int32 [W, 2]: the height and the width that hold every grid of the sequence
@@ -50,38 +48,36 @@ class Examples(NamedTuple):
 
 
 def number(
-    tasks: Iterable[Iterable[tuple[Sequence[Grid], int]]], rows: dict[Key, int], contents: dict[tuple, int]
+    tasks: Iterable[Iterable[tuple[Sequence[Grid], int]]], rows: dict[Key | None, int], contents: dict[tuple, int]
 ) -> Examples:
     """The examples of tasks, each an iterable of (grids, background); new grids are added to `rows` and `contents`."""
     windows, ids, groups, extent = [], [], [], []
     for group, sequences in enumerate(tasks):
         for grids, background in sequences:
-            present = [grid for grid in grids if grid is not None]
-            keys = [(grid.shape, grid.tobytes()) for grid in present]
-            numbers = [rows.setdefault((*key, background), len(rows)) for key in keys]
-            windows.append([ABSENT] * (len(grids) - len(present)) + numbers)  # what is absent comes first
-            ids.append(contents.setdefault(keys[-1], len(contents)))
+            keys = [None if grid is None else (grid.shape, grid.tobytes(), background) for grid in grids]
+            windows.append([rows.setdefault(key, len(rows)) for key in keys])
+            ids.append(contents.setdefault(keys[-1][:2], len(contents)))
             groups.append(group)
-            extent.append(np.max([grid.shape for grid in present], axis=0))
+            extent.append(np.max([key[0] for key in keys if key is not None], axis=0))
     return Examples(*(np.array(column, np.int32) for column in (windows, ids, groups, extent)))
 
 
-def tokenise(rows: Mapping[Key, int], cache_dir: str | Path, *, absent: bool) -> Observation:
-    """The object table of all rows, stored in the narrowest integers that hold counts of up to 30 x 30 cells.
-
-    absent: it ends with the row ABSENT.
-    """
-    grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in rows]
-    table = _objects.tokenise_cached(grids, [background for *_, background in rows], cache_dir)
-    if absent:
-        table = {key: np.concatenate([leaf, np.zeros_like(leaf[:1])]) for key, leaf in table.items()}
-    return {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
+def tokenise(rows: Mapping[Key | None, int], cache_dir: str | Path) -> Observation:
+    """The object table of all rows, zero for the missing frame, in the narrowest integers that hold 30 x 30 counts."""
+    present = [key for key in rows if key is not None]
+    grids = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content, _ in present]
+    table = _objects.tokenise_cached(grids, [background for *_, background in present], cache_dir)
+    table = {key: leaf if leaf.dtype.itemsize == 1 else leaf.astype(np.int16) for key, leaf in table.items()}
+    if None not in rows:
+        return table
+    return {key: np.insert(leaf, rows[None], 0, axis=0) for key, leaf in table.items()}
 
 
 def with_foreign_demonstrations(own: Examples) -> tuple[Examples, Examples]:
     """Analogies, and the same ones after the demonstrations of another task, drawn once and for all.
 
-    A borrowed grid keeps the background under which it was tokenised at home: a common one for the new context would
+    Where the window has room for more than one, those of another task may be more or fewer. A borrowed grid keeps the
+    background under which it was tokenised at home: a common one for the new context would
     change x_j and the target too, and the two figures would no longer differ in the demonstration alone. Both take the
     room in the canvas that either of them needs, so that one key translates them alike.
     """
@@ -101,16 +97,17 @@ def per_task(examples: Examples) -> np.ndarray:
 
 def stats(examples: Examples, table: Observation) -> dict[str, float]:
     """Facts about examples that are worth logging once."""
-    rows = np.unique(examples.windows[examples.windows != ABSENT])
+    rows = np.unique(examples.windows)
+    rows = rows[table["mask"][rows, 0]]
     context = examples.windows[:, :-1]
-    counts = {"frames_mean": float((context != ABSENT).sum(1).mean())} if context.shape[1] else {}
+    frames = {"frames_mean": float(table["mask"][context, 0].sum(1).mean())} if context.shape[1] else {}
     return {
         "tasks": float(examples.groups.max() + 1),
         "examples": float(len(examples.ids)),
         "grids": float(len(rows)),
         "objects_mean": float(table["mask"][rows, 1:-1].sum(-1).mean()),
         "truncated_share": float(table["mask"][rows, -1].mean()),
-        **counts,
+        **frames,
     }
 
 
@@ -151,6 +148,16 @@ def to_batch(symmetry: Mapping[str, bool], rows: Mapping[str, PyTree], key: Arra
     places = jnp.arange(negatives["ids"].size).reshape(negatives["ids"].shape)
     chosen = _negatives.Negatives(places, negatives["ids"], negatives["palettes"])
     return batch._replace(negatives=_negatives.show(flat, chosen, drawn), negative_ids=negatives["ids"])
+
+
+def gather_rows(symmetry: Mapping[str, bool], tables: PyTree, rows: PyTree, key: Array, train: bool) -> Batch:
+    """`gather` of a source whose rows are the grids themselves: there are no tables."""
+    return to_batch(symmetry, rows, key, train)
+
+
+def gather_examples(symmetry: Mapping[str, bool], tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
+    """`gather` of a source whose tables lie in memory."""
+    return to_batch(symmetry, look_up(tables, indices), key, train)
 
 
 def to_views(

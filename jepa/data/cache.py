@@ -43,8 +43,8 @@ def build(
     """The cache in `folder`, with the held-out sources of the source it was made of, under the same names.
 
     What is stored is what that source shows before augmentation; d4, palette and translation turn parts of the symmetry
-    off, as they do there, and drop_objects, drop_frames and noise are the probabilities of `jepa.context_masking` in
-    training. A cache of single grids gives `num_views` of each, and has no context to mask.
+    off, as they do there, and drop_objects, drop_frames and noise are those of `jepa.context_masking`. A cache of
+    single grids gives `num_views` of each.
 
     order 'shuffled': every epoch shows each example once, in a new order; 'tasks': each task once, by one of its
     examples at random; 'stored': as they were written. By default it is 'tasks' where the source shows it so, and the
@@ -75,11 +75,11 @@ def build(
         )
 
     def source(split: str, examples: Callable[[int], np.ndarray], validation: Mapping[str, Source]) -> Source:
-        gather = partial(_sequences.to_views, symmetry, num_views) if single else partial(_sequences.to_batch, symmetry)
+        views = partial(_gather_views, symmetry, num_views)
         return Source(
             tables={},
             indices=partial(_rows, shards, split, examples),
-            gather=partial(_gather, gather),
+            gather=views if single else partial(_sequences.gather_rows, symmetry),
             validation=validation,
             num_examples=facts[split]["examples"],
             ids=tuple(facts[split]["ids"]),
@@ -91,8 +91,8 @@ def build(
         split: source(split, _held_out_order(facts[split], batch_size), {}) for split in facts if split != "train"
     }
     chosen = order or ("shuffled" if facts["train"]["drawn"] else "tasks")
-    training = source("train", _order(shards, chosen, seed, batch_size), validation)
-    return training._replace(gather=context_masking.masked(training.gather, **masking))
+    own = source("train", _order(shards, chosen, seed, batch_size), validation)
+    return own._replace(gather=context_masking.masked(own.gather, **masking))
 
 
 def _order(shards: Shards, order: str, seed: int, batch_size: int) -> Callable[[int], np.ndarray]:
@@ -119,5 +119,7 @@ def _rows(
     return _shards.rows(shards, split, examples(step))
 
 
-def _gather(gather: Callable[..., Batch], tables: PyTree, rows: PyTree, key: Array, train: bool) -> Batch:
-    return gather(rows, key, train)
+def _gather_views(
+    symmetry: Mapping[str, bool], num_views: int, tables: PyTree, rows: PyTree, key: Array, train: bool
+) -> Batch:
+    return _sequences.to_views(symmetry, num_views, rows, key, train)

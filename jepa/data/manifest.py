@@ -18,8 +18,8 @@ import numpy as np
 from jepa import context_masking
 from jepa.data import _analogies, _batches, _collections, _manifest_files, _objects, _sequences
 from jepa.data._manifest_files import Reading, Record
-from jepa.data._sequences import ABSENT, VALIDATION_SEED, Examples, Grid
-from jepa.types import Array, Batch, PyTree, Source
+from jepa.data._sequences import VALIDATION_SEED, Examples, Grid
+from jepa.types import Source
 
 Task = list[Record]  # what has one name
 
@@ -35,12 +35,12 @@ def build(
     context_window: int = 3,
     target_offset: int = 1,
     max_demonstrations: int = 8,
-    d4: bool = True,
-    palette: bool = True,
-    translation: bool = True,
     drop_objects: float = 0.0,
     drop_frames: float = 0.0,
     noise: float = 0.0,
+    d4: bool = True,
+    palette: bool = True,
+    translation: bool = True,
 ) -> Source:
     """The sequences of `paths`: files, folders that are searched with their subfolders, or patterns such as a/*.jsonl.
 
@@ -52,14 +52,14 @@ def build(
     A hash of the task holds out `validation_share` of the tasks. `validation['manifest']` enumerates their examples
     and, if all are analogies, `validation['manifest_foreign_demo']` the same ones after demonstrations of another
     task. d4, palette and translation turn parts of the symmetry off, one of which is drawn for each sequence. The
-    background is that of the context. In training, and there alone, drop_objects, drop_frames and noise are the
-    probabilities of `jepa.context_masking`.
+    background is that of the context. drop_objects, drop_frames, noise: probabilities of `jepa.context_masking`, in
+    training alone.
 
     Raises ValueError, naming file, line and field, for what is malformed; with `skip_malformed` such lines are left
     out, counted in `stats`, and the first is printed. Also for a size out of range, and a share that leaves no task.
     """
-    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
     _check(batch_size, context_window, target_offset, max_demonstrations)
+    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
     context_masking.check(**masking)
     tasks, reading = _read(paths or (), skip_malformed, target_offset)
     sequences = partial(_sequences_of, window=context_window, offset=target_offset, most=max_demonstrations)
@@ -75,14 +75,12 @@ def build(
     training, validation = (
         _sequences.number((sequences(tasks[name]) for name in side), rows, contents) for side in (shown, held_out)
     )
-    lacking = any((examples.windows == ABSENT).any() for examples in (training, validation))
-    table = _sequences.tokenise(rows, cache_dir, absent=lacking)
+    table = _sequences.tokenise(rows, cache_dir)
     on_device = jax.tree.map(jnp.asarray, table)  # one copy; a source reaches the rows that its own windows name
 
-    options = (context_window, target_offset, max_demonstrations, validation_share, d4, palette, translation)
-    options += tuple(masking.values())
+    options = (context_window, target_offset, max_demonstrations, validation_share, masking, d4, palette, translation)
     reading.digest.update(repr(options).encode())
-    gather = partial(_gather, {"d4": d4, "palette": palette, "translation": translation})
+    gather = partial(_sequences.gather_examples, {"d4": d4, "palette": palette, "translation": translation})
 
     def source(examples: Examples, names: list[str], indices: _batches.Indices, validation: Mapping) -> Source:
         return Source(
@@ -104,8 +102,8 @@ def build(
     in_order = _batches.enumerated(len(validation.ids), seed=VALIDATION_SEED, batch_size=batch_size)
     at_random = _batches.uniform_over_tasks(_sequences.per_task(training), seed=seed, batch_size=batch_size)
     sources = {name: source(examples, held_out, in_order, {}) for name, examples in controls.items()}
-    training_source = source(training, shown, at_random, sources)
-    return training_source._replace(gather=context_masking.masked(gather, **masking))
+    own = source(training, shown, at_random, sources)
+    return own._replace(gather=context_masking.masked(gather, **masking))
 
 
 def _check(batch_size: int, context_window: int, target_offset: int, max_demonstrations: int) -> None:
@@ -163,8 +161,8 @@ def _of_pairs(
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     """(..., x_i, y_i, x_j) and y_j for i != j, up to `most` i for each j: those that come before it, round the task.
 
-    Where that is all of them, further demonstrations, for a longer window, are those of `_analogies`; they are the
-    pairs that follow i, round the task, without j, where that would take a shuffle of all pairs for each.
+    Where that is all of them, further demonstrations, for a longer window, are those of `_analogies`; in a larger task,
+    where a shuffle of all pairs for each would be long, they are the pairs that follow i, round the task, without j.
     """
     num = len(pairs)
     if num == 1:
@@ -192,10 +190,3 @@ def _public(tasks: list[Task]) -> list[str]:
     """Ids of the ARC tasks that share a pair of consecutive grids with one of these, whatever it is called."""
     consecutive = [list(zip(record.grids[:-1], record.grids[1:], strict=True)) for task in tasks for record in task]
     return _collections.recognised(_collections.Task("", pairs, []) for pairs in consecutive)
-
-
-# From examples to a batch, inside the compiled step.
-
-
-def _gather(symmetry: Mapping[str, bool], tables: PyTree, indices: Array, key: Array, train: bool) -> Batch:
-    return _sequences.to_batch(symmetry, _sequences.look_up(tables, indices), key, train)

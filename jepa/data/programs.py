@@ -10,21 +10,21 @@ import functools
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jepa import symmetries
-from jepa.data import _compositions, _primitives, _program_blocks, _programs
+from jepa import context_masking
+from jepa.data import _compositions, _primitives, _program_blocks, _programs, _sequences
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES
 from jepa.data._program_blocks import Recipe
 from jepa.data._scenes import Limits
 from jepa.registry import nearest
-from jepa.types import Array, Batch, Observation, PyTree, Source
+from jepa.types import Source
 
 STREAMS = ("analogy", "orbit", "transition")
 MAX_WINDOW = 7
@@ -68,6 +68,9 @@ def build(
     held_out_share: float = 0.1,
     context_window: int = 3,
     target_offset: int = 1,
+    drop_objects: float = 0.0,
+    drop_frames: float = 0.0,
+    noise: float = 0.0,
     d4: bool = True,
     palette: bool = True,
     translation: bool = True,
@@ -92,6 +95,8 @@ def build(
     `validation['programs_compositions']` programs with one of the `held_out_share` of ordered pairs of families that
     is never trained on; analogies add `validation['programs_foreign_demo']`.
 
+    drop_objects, drop_frames, noise: probabilities of `jepa.context_masking`, in training alone.
+
     `num_workers` processes draw blocks of `batches_per_block` batches, up to `blocks_ahead` before they are needed, and
     none that begins after the next multiple of `level_every` steps, when the level may change.
 
@@ -100,6 +105,8 @@ def build(
     shown = _shown(stream, context_window, target_offset)
     families, length, objects, side = map(_by_level, (families, length, objects, side))
     levels = _levels(families, length, objects, side)
+    masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
+    context_masking.check(**masking)
     if stream == "transition" and (d4 or palette):
         raise ValueError("stream 'transition' shows actions, which d4 and palette would make wrong: turn both off")
     for name, value, least in (("batch_size", batch_size, 1), ("batches_per_block", batches_per_block, 1)):
@@ -109,13 +116,13 @@ def build(
     recipes = [_recipes(shown, level, split) for level in levels]
     symmetry = {"d4": d4, "palette": palette, "translation": translation}
     chosen = (stream, context_window, target_offset, families, length, objects, side, sorted(held_out_families))
-    digest = f"{VERSION} {chosen} {held_out_share} {symmetry} {batches_per_block}"
+    digest = f"{VERSION} {chosen} {held_out_share} {symmetry} {masking} {batches_per_block}"
 
     def source(levels: Sequence[tuple[Recipe, ...]], indices: Callable[..., Rows]) -> Source:
         return Source(
             tables={},
             indices=indices,
-            gather=functools.partial(_gather, symmetry),
+            gather=functools.partial(_sequences.gather_rows, symmetry),
             validation={},
             num_examples=0,
             ids=tuple(f"programs:{name}" for name in _met(levels)),
@@ -145,8 +152,13 @@ def build(
     make = functools.partial(_block, training, shown, seed, batch_size * batches_per_block)
     blocks = ahead(make, num_workers=num_workers)
     indices = _indices(blocks, len(levels), batch_size, batches_per_block, blocks_ahead, level_every)
-    return source(training, indices)._replace(
-        validation=validation, stats=_stats(training[-1], shown), num_levels=len(levels), close=blocks.close
+    own = source(training, indices)
+    return own._replace(
+        gather=context_masking.masked(own.gather, **masking),
+        validation=validation,
+        stats=_stats(training[-1], shown),
+        num_levels=len(levels),
+        close=blocks.close,
     )
 
 
@@ -314,17 +326,3 @@ def _stats(recipes: tuple[Recipe, ...], shown: Shown) -> dict[str, float]:
         "truncated_share": float(mask[..., -1].mean()),
         "rejected_share": float((tally.undefined + tally.unchanged).sum() / tally.applied.sum()),
     }
-
-
-# From rows to a batch, inside the compiled step.
-
-
-def _gather(symmetry: Mapping[str, bool], tables: PyTree, rows: PyTree, key: Array, train: bool) -> Batch:
-    """One symmetry for each of the B sequences if `train`, else the grids as they are."""
-    sequence: Observation = rows["grids"]
-    if train:
-        sequence = symmetries.augment(sequence, rows["extent"], key, **symmetry)
-    context = jax.tree.map(lambda leaf: leaf[:, :-1], sequence)
-    target = jax.tree.map(lambda leaf: leaf[:, -1], sequence)
-    actions = rows["actions"] if "actions" in rows else None
-    return Batch(rows["ids"], rows["groups"], context=context, target=target, actions=actions)
