@@ -135,14 +135,22 @@ def gathered(source: Source, step: int, train: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ["configs/lejepa.py:tiny", "configs/infonce.py:tiny", "configs/lejepa.py:tiny,views"])
-def test_batches_are_those_of_the_source_to_the_bit(folder, tmp_path, spec):
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("configs/infonce.py:tiny", {}),  # with negatives
+        ("configs/lejepa.py:tiny,views", {}),
+        ("configs/lejepa.py:tiny", {"context_window": 6, "drop_objects": 0.3}),  # with absent frames
+    ],
+)
+def test_batches_are_those_of_the_source_to_the_bit(folder, tmp_path, spec, options):
     """Order, augmentation, held-out sources, foreign demonstrations and negatives included."""
     config = config_of(spec, folder, tmp_path)
+    config.data.update(options)
     raw = raw_source(config)
     index = cache.write(config, tmp_path / "cache", grids_per_shard=10)
     assert len(index["shards"]) > 3
-    ours = open_cache(tmp_path / "cache")
+    ours = open_cache(tmp_path / "cache", drop_objects=config.data.drop_objects)
     assert (ours.num_examples, ours.ids, list(ours.validation)) == (raw.num_examples, raw.ids, list(raw.validation))
     assert ours.stats.items() >= raw.stats.items()
     for one, other in [(ours, raw), *((ours.validation[name], raw.validation[name]) for name in raw.validation)]:

@@ -68,8 +68,13 @@ def build(
     options = repr((order, symmetry, num_views, masking))
     digest = hashlib.sha256((shards.index["digest"] + options).encode()).hexdigest()
 
+    single = shards.columns["train"]["windows"].shape[1] == 1
+    if single and any(masking.values()):
+        raise ValueError(
+            f"{folder} holds single grids, which have no context: drop_objects, drop_frames, noise must be 0"
+        )
+
     def source(split: str, examples: Callable[[int], np.ndarray], validation: Mapping[str, Source]) -> Source:
-        single = shards.columns[split]["windows"].shape[1] == 1
         views = partial(_gather_views, symmetry, num_views)
         return Source(
             tables={},

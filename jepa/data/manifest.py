@@ -6,20 +6,20 @@ What a file may hold stands at the top of `jepa/data/_manifest_files.py`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jepa import context_masking
-from jepa.data import _batches, _collections, _manifest_files, _objects, _sequences
+from jepa.data import _analogies, _batches, _collections, _manifest_files, _objects, _sequences
 from jepa.data._manifest_files import Reading, Record
 from jepa.data._sequences import VALIDATION_SEED, Examples, Grid
 from jepa.types import Source
-
-MAX_WINDOW = 7
 
 Task = list[Record]  # what has one name
 
@@ -115,8 +115,8 @@ def _check(batch_size: int, context_window: int, target_offset: int, max_demonst
     ):
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
-    if context_window > MAX_WINDOW:
-        raise ValueError(f"context_window is {context_window}; it must be from 1 to {MAX_WINDOW}")
+    if context_window > _analogies.LONGEST:
+        raise ValueError(f"context_window is {context_window}; it must be from 1 to {_analogies.LONGEST}")
 
 
 def _read(paths: str | tuple[str, ...], skip_malformed: bool, target_offset: int) -> tuple[dict[str, Task], Reading]:
@@ -144,36 +144,40 @@ def _is_analogy(task: Task) -> bool:
 
 def _sequences_of(task: Task, *, window: int, offset: int, most: int) -> Iterator[tuple[list[Grid], int]]:
     """Every sequence of a task, `window` context grids and the target, and its background."""
-    pairs = [record.grids for record in task if record.kind == "pair"]
-    for context, target in _of_pairs(pairs, window, most):
+    pairs = [tuple(record.grids) for record in task if record.kind == "pair"]
+    for context, target in _of_pairs(pairs, window, most, task[0].task):
         yield _framed(context, target, window)
     for record in task:
         if record.kind == "context":
             yield _framed(record.grids[:-1], record.grids[-1], window)
         elif record.kind == "frames":
             last = len(record.grids) - offset  # contexts end before it
-            for end in range(min(window, last), last + 1):
-                if end > 0:
-                    yield _framed(record.grids[:end], record.grids[end + offset - 1], window)
+            for end in range(max(1, min(window, last)), last + 1):
+                yield _framed(record.grids[:end], record.grids[end + offset - 1], window)
 
 
-def _of_pairs(pairs: list[list[Grid]], window: int, most: int) -> Iterator[tuple[list[Grid], Grid]]:
+def _of_pairs(
+    pairs: list[tuple[np.ndarray, np.ndarray]], window: int, most: int, name: str
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     """(..., x_i, y_i, x_j) and y_j for i != j, up to `most` i for each j: those that come before it, round the task.
 
-    Further demonstrations, for a longer window, are the pairs that follow i, round the task, without j.
+    Where that is all of them, further demonstrations, for a longer window, are those of `_analogies`; in a larger task,
+    where a shuffle of all pairs for each would be long, they are the pairs that follow i, round the task, without j.
     """
     num = len(pairs)
     if num == 1:
         yield [pairs[0][0]], pairs[0][1]
-    for i in range(num):
-        for j in range(num):
-            if 1 <= (j - i) % num <= most:
-                further = [(i + k) % num for k in range(num) if (i + k) % num != j][: -(-(window - 1) // 2)]
-                shown = [grid for k in reversed(further) for grid in pairs[k]]
-                yield [*shown, pairs[j][0]], pairs[j][1]
+    elif num <= most + 1:
+        for *context, target in _analogies.windows(pairs, window, name):
+            yield [grid for grid in context if grid is not None], target
+    else:
+        for i, back in itertools.product(range(num), range(1, most + 1)):
+            j = (i + back) % num
+            further = [k % num for k in range(i, i + min(window // 2 + 1, num)) if k % num != j][: window // 2]
+            yield [*(grid for k in reversed(further) for grid in pairs[k]), pairs[j][0]], pairs[j][1]
 
 
-def _framed(context: list[Grid], target: Grid, window: int) -> tuple[list[Grid], int]:
+def _framed(context: list[np.ndarray], target: np.ndarray, window: int) -> tuple[list[Grid], int]:
     """The last `window` grids of the context, filled up on the left, and the target; the background of what is there.
 
     The target has no say in the background: it is unknown at test time.
@@ -186,6 +190,3 @@ def _public(tasks: list[Task]) -> list[str]:
     """Ids of the ARC tasks that share a pair of consecutive grids with one of these, whatever it is called."""
     consecutive = [list(zip(record.grids[:-1], record.grids[1:], strict=True)) for task in tasks for record in task]
     return _collections.recognised(_collections.Task("", pairs, []) for pairs in consecutive)
-
-
-# From examples to a batch, inside the compiled step.
