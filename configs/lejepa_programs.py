@@ -18,6 +18,8 @@ from configs import base, lejepa
 def get_config(variant: str = "") -> ConfigDict:
     words = base.words(variant, ("tiny", "mixture", "curriculum", "analogies", "orbits"))
     config = lejepa.get_config("tiny" if "tiny" in words else "")
+    if "tiny" not in words:
+        config.num_steps = 800
     programs = dict(
         name="programs",
         stream="analogy",  # or "orbit", "transition"
