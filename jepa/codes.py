@@ -78,6 +78,7 @@ CELLS = 1_200_000  # of the grids on the page, at two characters a cell: what ke
 def choose_tasks(config: ConfigDict, held_out: Iterable[str], name: str) -> tuple[str, list[Task]]:
     """A title and the tasks: those a run held out for `validation`, those of a collection, or those of a folder.
 
+    A run on other grids than ARC held out none; ARC-1 evaluation stands for them.
     Raises ValueError for another name, and where the data of the run is not what it was.
     """
     if name in _collections.COLLECTIONS:
@@ -87,18 +88,29 @@ def choose_tasks(config: ConfigDict, held_out: Iterable[str], name: str) -> tupl
             known = [HELD_OUT, *_collections.COLLECTIONS]
             raise ValueError(f"there is no collection and no folder {name!r}: {nearest(name, known)}")
         return Path(name).resolve().name, _collections.load_folder(name)
-    if config.data.name != "arc":
-        raise ValueError(f"the data of this run are {config.data.name!r}, not grids of tasks: name a --collection")
-    where = config.data.folder
+    if config.data.name == "images":
+        raise ValueError("the data of this run are images, not grids")
+    data = _arc(config.data)
+    if data is None:
+        return "tasks of arc1-eval, none of which the run has seen", _collections.load("arc1-eval")
+    where = data.folder
     if where is not None and not Path(where).is_dir():
         raise ValueError(f"the run's data.folder {where} is not here: start from where it was, or name a --collection")
-    tasks = _collections.load(config.data.collection) if where is None else _collections.load_folder(where)
+    tasks = _collections.load(data.collection) if where is None else _collections.load_folder(where)
     ids = set(held_out)
     chosen = [task for task in tasks if task.id in ids]
     if not chosen:
         raise ValueError(f"none of the tasks that the run held out is in {where}: name a --collection")
-    source = config.data.collection if where is None else Path(where).resolve().name
+    source = data.collection if where is None else Path(where).resolve().name
     return f"held-out tasks of {source}", chosen
+
+
+def _arc(data: ConfigDict) -> ConfigDict | None:
+    """The part of `config.data` that is ARC, if there is one."""
+    if data.name == "mixture":
+        names = [part.partition(":")[0].strip() for part in data.shares.split(",")]
+        return next((data.sources[name] for name in names if data.sources[name].name == "arc"), None)
+    return data if data.name == "arc" else None
 
 
 # What the page holds.

@@ -92,7 +92,7 @@ def read(workdir: Path, step: checkpoint.Step) -> Latents:
         name: scorers.in_chunks(embed, table, np.arange(len(questions.grids))) for name, (embed, _) in embedders.items()
     }
     scores, missing = None, "Rule matching is left out: this run has no predictor."
-    if config.data.stream == "views":
+    if "stream" in config.data and config.data.stream == "views":
         missing = "Rule matching is left out: a multi-view run predicts between views and has no context."
     else:
         for name, (_, predict) in embedders.items():
