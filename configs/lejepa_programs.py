@@ -18,6 +18,8 @@ from configs import base, lejepa
 def get_config(variant: str = "") -> ConfigDict:
     words = base.words(variant, ("tiny", "mixture", "curriculum", "analogies", "orbits"))
     config = lejepa.get_config("tiny" if "tiny" in words else "")
+    if "tiny" not in words:
+        config.num_steps = 800
     programs = dict(
         name="programs",
         stream="analogy",  # or "orbit", "transition"
@@ -62,7 +64,9 @@ def get_config(variant: str = "") -> ConfigDict:
     for word in ("analogies", "orbits"):
         if word in words:
             config.data.shares = f"{word}:1"
+    config.probes = ("arc", "programs")
     if "tiny" in words:
+        config.probes = ()
         config.eval_every = config.checkpoint_every = 10
         for name in ("analogies", "orbits"):
             config.data.sources[name].update(num_workers=0, batches_per_block=10)

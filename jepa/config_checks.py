@@ -27,7 +27,7 @@ FIXED = (
 )
 # A key that only some configs have: their weights are computed from it.
 OPTIONAL = ("lejepa_lambda",)
-PROBES = ("arc", "images")
+PROBES = ("arc", "programs", "images")
 HELD_OUT = ("val/", "diag/", "codes/")
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
@@ -89,8 +89,9 @@ def check_labels(config: ConfigDict, stats: Mapping[str, float]) -> None:
         raise ValueError(
             "config.probes names 'images', which asks for labelled ones: use data.name 'images', or leave it"
         )
-    if "arc" in config.probes and labelled:
-        raise ValueError("config.probes names 'arc', which shows grids to the encoder, and this run encodes images")
+    shown = [name for name in ("arc", "programs") if name in config.probes]
+    if shown and labelled:
+        raise ValueError(f"config.probes names {shown[0]!r}, which shows grids to the encoder, but this run has images")
     if labelled and "num_classes" in config.objective and config.objective.num_classes not in (None, stats["classes"]):
         raise ValueError(
             f"config.objective.num_classes is {config.objective.num_classes}, but the data has {stats['classes']:.0f} "

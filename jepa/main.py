@@ -112,12 +112,18 @@ def check_override(config: ConfigDict, key: str, none: bool) -> None:
         raise ValueError(f"config.{key} cannot be none; only a loss weight, or a key that is none by default, can")
 
 
-def main(argv: list[str]) -> None:
+def chosen_config(turned_off: list[str]) -> ConfigDict:
+    """The config of the command line, with None for the keys of which `parse_flags` says so."""
     config = CONFIG.value
-    for key in argv[1:]:
+    for key in turned_off:
         section, name = section_of(config, key)
         with section.ignore_type():
             section[name] = None
+    return config
+
+
+def main(argv: list[str]) -> None:
+    config = chosen_config(argv[1:])
     backend.select_platform(config.platform)
     backend.use_compile_cache(config.cache_dir)
     if DRY_RUN.value:

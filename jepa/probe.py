@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from jepa import scorers
-from jepa.bootstrap import Outcome, interval, paired_difference, resamples, score
+from jepa.bootstrap import Outcome
 from jepa.controls import CONTROLS, one_hot_pixels
 from jepa.data import _collections, _objects, _probes
+from jepa.probe_rows import Answered, row
 from jepa.scorers import Table
 
 COLLECTIONS = ("arc1", "arc2")
@@ -50,7 +51,7 @@ def evaluate(
     tasks: tuple[list, dict[str, list]] | None = None,
     seed: int = 0,
 ) -> dict:
-    """Every probe of one encoder beside its controls, as JSON-able rows; `rows` makes them readable.
+    """Every probe of one encoder beside its controls, as JSON-able rows; `probe_rows.lines` makes them readable.
 
     embed: table of CHUNK grids (`jepa.scorers`) -> [CHUNK, D]; predict: contexts (x_i, y_i, x), leaves [CHUNK, 3, ...]
     -> the embedding of the output, [CHUNK, D], or None where nothing predicts in this space. `untrained` is the same
@@ -77,38 +78,6 @@ def evaluate(
             _row(name, chance, answered) for name, chance in chances(questions).items() if name in answered["trained"]
         ],
     }
-
-
-MAIN_COLUMNS = ("probe", "trained", "95 %", "untrained", "randnet", "tables", "chance", "over the best control")
-
-
-def rows(result: dict) -> list[str]:
-    """`evaluate`'s result for a person: a table of the scores and one of what else to hold them against."""
-    lines = [_readable(row) for row in result["rows"]]
-    rest = ["probe", *dict.fromkeys(name for line in lines for name in line if name not in MAIN_COLUMNS)]
-    return [*_aligned(lines, list(MAIN_COLUMNS)), "", *_aligned(lines, rest)]
-
-
-def _aligned(lines: list[dict[str, str]], columns: list[str]) -> list[str]:
-    """The columns under their names, padded to equal width; a row without a value has a gap."""
-    cells = [columns, *[[line[name] if name in line else "" for name in columns] for line in lines]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-
-def _readable(row: dict) -> dict[str, str]:
-    """Every column as text."""
-    estimates = {"trained": row} | ({"untrained": row["untrained"]} if "untrained" in row else {}) | row["controls"]
-    for name, baseline in row["baselines"].items():
-        estimates["foreign demos" if name.endswith("_foreign") else name.replace("_", " ")] = baseline
-    line = {"probe": row["probe"]} | {name: f"{estimate['score']:.3f}" for name, estimate in estimates.items()}
-    line |= {"no information": f"{row['no_information']:.3f}", "chance": f"{row['chance']:.3f}"}
-    line["95 %"] = f"[{row['low']:.3f}, {row['high']:.3f}]"
-    over = row["over_best_control"]
-    line["over the best control"] = (
-        f"{over['difference']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}] {over['control']}"
-    )
-    return line
 
 
 def answer(embed: Embed, predict: Callable | None, table: Table, questions: _probes.Questions) -> dict[str, Outcome]:
@@ -153,23 +122,9 @@ def _evaluated(questions: _probes.Questions) -> list[tuple[str, _probes.RuleQuer
     return [(name, q) for name, q in questions.rule.items() if not name.startswith("training/")]
 
 
-def _row(name: str, chance: float, answered: dict[str, dict[str, Outcome]]) -> dict:
-    """One probe: the encoder, the controls on the same questions and the paired difference to the best of them."""
+def _row(name: str, chance: float, answered: Answered) -> dict:
+    """One probe of the table; a control has no predictor, so it is scored by the distance to the analogy."""
     path, scorer = name.rsplit("/", 1)
-    control_name = f"{path}/analogy_l2" if scorer == "predictor_l2" else name  # a control has no predictor
-    own = answered["trained"]
-    weights = resamples(own[name].groups)
-    controls = {control: answered[control][control_name] for control in (*CONTROLS, "pixels")}
-    best = max(controls, key=lambda control: score(controls[control])[0])
-    baselines = (f"{scorer}_foreign", *BASELINES) if path.startswith("rule/") else ()
-    row = {"probe": name, **interval(own[name], weights), "chance": chance}
-    row |= {"n": len(own[name].groups), "num_tasks": len(np.unique(own[name].groups))}
-    row["no_information"] = float(score(answered["no_information"][control_name])[0])
-    row["controls"] = {control: interval(outcome, weights) for control, outcome in controls.items()}
-    row["baselines"] = {key: interval(own[f"{path}/{key}"], weights) for key in baselines}
-    row["over_best_control"] = {"control": best, **paired_difference(own[name], controls[best], weights)}
-    row["over_baselines"] = {key: paired_difference(own[name], own[f"{path}/{key}"], weights) for key in baselines}
-    if "untrained" in answered and name in answered["untrained"]:
-        row["untrained"] = interval(answered["untrained"][name], weights)
-        row["over_untrained"] = paired_difference(own[name], answered["untrained"][name], weights)
-    return row
+    shown = (f"{scorer}_foreign", *BASELINES) if path.startswith("rule/") else ()
+    of_controls = f"{path}/analogy_l2" if scorer == "predictor_l2" else name
+    return row(name, chance, answered, of_controls=of_controls, baselines={key: f"{path}/{key}" for key in shown})

@@ -9,7 +9,7 @@ from jepa import image_probe
 from jepa.report_page import escape, table
 
 CONTROLS = ("randnet", "tables", "histogram", "pixels")
-BASELINES = ("copy", "prototype", "demo_free")
+BASELINES = ("copy", "prototype", "demo_free", "input_only")
 HEAD = ("probe", "from 0 to 1", "trained", "95 %", "over the best control", "untrained", *CONTROLS, "foreign demos")
 REST = (*(name.replace("_", " ") for name in BASELINES), "no information", "chance")
 

@@ -32,6 +32,7 @@ from jepa import (
     metrics,
     optimizer,
     probe,
+    probes,
     profiling,
     representation,
     run_folder,
@@ -128,7 +129,7 @@ def run(config: ConfigDict, workdir: Path, *, profile: str | None = None) -> Non
             return
         if traced and traced[0] < step:
             raise ValueError(f"--profile starts at step {traced[0]}, but this run is at step {step} already")
-        if "arc" in config.probes:
+        if set(config.probes) & set(probes.NAMES):
             probe.check(record["seen_ids"])
         run_folder.write_config(workdir, config_checks.as_json(config))
         run_folder.write_environment(workdir, {"from_step": step, **{name: record[name] for name in OF_THE_DATA}})
@@ -330,20 +331,15 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
     )
     metrics.print_table(evaluation.summary(final), title=title)
     result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
-    if "arc" in config.probes:
-        window = context_window(config)
-        states = (train_state, parts.init())
+    result["asked"] = list(config.probes)
+    if config.probes:
+        window, states = context_window(config), (train_state, parts.init())
         trained, untrained = (evaluation.embedders(parts.objective, run, window=window) for run in states)
-        result["probes"] = {}
-        for name, (embed, predict) in trained.items():
-            scored = probe.evaluate(
-                embed, predict, untrained=untrained[name], trained_ids=seen_ids, cache_dir=config.cache_dir
-            )
-            result["probes"][name] = scored
-            print(f"probes of the {name} embedding", *probe.rows(scored), sep="\n")
+    if set(config.probes) & set(probes.NAMES):
+        given = dict(seen_ids=seen_ids, cache_dir=config.cache_dir)
+        result["probes"] = probes.ask(config.probes, trained, untrained, **given)
     if "images" in config.probes:
-        embeds = (evaluation.embedders(parts.objective, run)["pooled"][0] for run in (train_state, parts.init()))
-        result["image_probes"] = image_probe.evaluate(parts.source, *embeds)
+        result["image_probes"] = image_probe.evaluate(parts.source, trained["pooled"][0], untrained["pooled"][0])
         title = f"accuracy on {result['image_probes']['num_held_out']} held-out images"
         metrics.print_table(image_probe.rows(result["image_probes"]), title=title)
     run_folder.atomic_write_json(workdir / "probes.json", result)

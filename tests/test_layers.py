@@ -34,6 +34,9 @@ LAYERS = (
         "scorers",
         "probe",
         "image_probe",
+        "probe_rows",
+        "program_probe",
+        "program_scorers",
         "evaluation",
         "encoded_files",
         "code_tokens",
@@ -55,12 +58,12 @@ LAYERS = (
     ),
     (
         *("main", "train", "parts", "start", "profiling", "config_checks", "dry_run"),
-        *("encode", "codes", "doctor", "replay", "report", "report_gallery", ""),
+        *("cache", "encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", ""),
     ),
 )
 READERS_OF_CONFIGS = (
     *("main", "train", "parts", "start", "config_checks", "dry_run"),
-    *("encode", "codes", "replay", "report_gallery"),
+    *("cache", "encode", "codes", "probes", "replay", "report_gallery"),
 )
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")

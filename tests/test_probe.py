@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import bootstrap, controls, probe, scorers
+from jepa import bootstrap, controls, probe, probe_rows, scorers
 from jepa.bootstrap import Outcome, interval, resamples
 from jepa.data import _objects, _probes
 from jepa.data._collections import Task
@@ -448,7 +448,7 @@ def test_every_row_stands_beside_its_controls(result):
             assert set(row["baselines"]) == {f"{scorer}_foreign", "copy", "prototype", "demo_free"}
             assert row["baselines"]["copy"]["score"] == 0.0  # the input is a candidate, at distance zero
         assert ("untrained" in row) != row["probe"].endswith("predictor_l2")  # the untrained pair has no predictor
-    lines = probe.rows(result)
+    lines = probe_rows.lines(result)
     middle = len(lines) // 2
     for table in (lines[:middle], lines[middle + 1 :]):
         assert table[0].startswith("probe ") and len(table) == 1 + len(names)

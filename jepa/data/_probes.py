@@ -155,7 +155,8 @@ def _generator(seed: int, task_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, *task_id.encode()])
 
 
-def _row(rows: dict, grid: np.ndarray, background: int) -> int:
+def row_of(rows: dict, grid: np.ndarray, background: int) -> int:
+    """The row of a (grid, background) pair in `rows`, a new one if it has none."""
     grid = np.ascontiguousarray(grid, np.uint8)
     return rows.setdefault((grid.shape, grid.tobytes(), int(background)), len(rows))
 
@@ -195,9 +196,9 @@ def _rule_drafts(rows: dict, task, group: int, rng: np.random.Generator, hard: b
             candidates.append(task.demos[fresh[0]][1] if fresh else truth)
             if present[-1]:
                 kept[fresh[0]] = False
-        demos = [[_row(rows, grid, background) for grid in pair] for pair in task.demos]
-        candidates = [_row(rows, grid, background) for grid in candidates]
-        yield group, _row(rows, x, background), demos, kept, candidates, present
+        demos = [[row_of(rows, grid, background) for grid in pair] for pair in task.demos]
+        candidates = [row_of(rows, grid, background) for grid in candidates]
+        yield group, row_of(rows, x, background), demos, kept, candidates, present
 
 
 def _pad(demos: Sequence, kept: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -213,8 +214,8 @@ def _retrieval(rows: dict, numbered: list, seed: int) -> RetrievalQueries:
         background = _objects.background(_known(task, task.tests[0][0]))
         conjugated, palette = conjugate(task.tests[0], _generator(seed, task.id))
         recoloured = palette[background] if background >= 0 else background
-        query.append([_row(rows, grid, recoloured) for grid in conjugated])
-        demos.append([[_row(rows, grid, background) for grid in pair] for pair in task.demos])
+        query.append([row_of(rows, grid, recoloured) for grid in conjugated])
+        demos.append([[row_of(rows, grid, background) for grid in pair] for pair in task.demos])
     groups = np.array([group for group, _ in numbered], np.int32)
     return RetrievalQueries(groups, np.array(query, np.int32), *_pad(demos, [[True] * len(some) for some in demos]))
 
@@ -227,7 +228,7 @@ def _facts(rows: dict, numbered: list) -> GridFacts:
             background = _objects.background(_known(task, x))
             for grid in [*_known(task, x), y]:
                 if grid.min() < grid.max():
-                    found[group, _row(rows, grid, background)] = grid
+                    found[group, row_of(rows, grid, background)] = grid
     grids = found.values()
     symmetry = [[np.array_equal(g, image) for image in (g[:, ::-1], g[::-1, ::-1], g.T)] for g in grids]
     groups, numbers = np.array(list(found), np.int32).T

@@ -72,7 +72,7 @@ def search(
     n, length = families.shape
     if orbit and (families != families[:, :1]).any():
         raise ValueError("an orbit applies one family; its row of families holds several")
-    parameters = _parameters(rng, families, orbit)
+    parameters = draw_parameters(rng, families, orbit)
     grids = np.zeros((n * num_scenes, length + 1, CANVAS, CANVAS), np.uint8)
     size = np.zeros((n * num_scenes, length + 1, 2), np.int64)
     tally = Tally(*np.zeros((3, len(FAMILIES)), np.int64))
@@ -80,7 +80,7 @@ def search(
     for attempt in range(rounds):
         if attempt and attempt % _PATIENCE == 0:
             again = pending.any(axis=1)
-            parameters[again] = _parameters(rng, families[again], orbit)
+            parameters[again] = draw_parameters(rng, families[again], orbit)
             pending[again] = True
         rows = np.flatnonzero(pending)
         if not len(rows):
@@ -155,7 +155,7 @@ def _attempt(
 def attempted(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:
     """The indices of the programs with these families, int64 [n, L], whose one and only scene was accepted."""
     tally = Tally(*np.zeros((3, len(FAMILIES)), np.int64))
-    return _attempt(rng, families, _parameters(rng, families, False), False, UNLIMITED, tally)[0]
+    return _attempt(rng, families, draw_parameters(rng, families, False), False, UNLIMITED, tally)[0]
 
 
 def _groups(families: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -163,10 +163,10 @@ def _groups(families: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(number, np.flatnonzero(families == number)) for number in np.unique(families)]
 
 
-def _parameters(rng: np.random.Generator, families: np.ndarray, orbit: bool) -> np.ndarray:
+def draw_parameters(rng: np.random.Generator, families: np.ndarray, orbit: bool) -> np.ndarray:
     """Parameters int64 [n, L, 10] of families [n, L]; in an orbit, the same for all steps."""
     if orbit:
-        return np.repeat(_parameters(rng, families[:, :1], False), families.shape[1], axis=1)
+        return np.repeat(draw_parameters(rng, families[:, :1], False), families.shape[1], axis=1)
     drawn = np.zeros((families.size, MAX_PARAMETERS), np.int64)
     for number, rows in _groups(families.reshape(-1)):
         primitive = PRIMITIVES[FAMILIES[number]]

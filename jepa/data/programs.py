@@ -10,21 +10,21 @@ import functools
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jepa import context_masking, symmetries
-from jepa.data import _compositions, _primitives, _program_blocks, _programs
+from jepa import context_masking
+from jepa.data import _compositions, _primitives, _program_blocks, _programs, _sequences
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._primitives import FAMILIES
 from jepa.data._program_blocks import Recipe
 from jepa.data._scenes import Limits
 from jepa.registry import nearest
-from jepa.types import Array, Batch, Observation, PyTree, Source
+from jepa.types import Source
 
 STREAMS = ("analogy", "orbit", "transition")
 MAX_WINDOW = 7
@@ -122,7 +122,7 @@ def build(
         return Source(
             tables={},
             indices=indices,
-            gather=functools.partial(_gather, symmetry),
+            gather=functools.partial(_sequences.gather_rows, symmetry),
             validation={},
             num_examples=0,
             ids=tuple(f"programs:{name}" for name in _met(levels)),
@@ -326,17 +326,3 @@ def _stats(recipes: tuple[Recipe, ...], shown: Shown) -> dict[str, float]:
         "truncated_share": float(mask[..., -1].mean()),
         "rejected_share": float((tally.undefined + tally.unchanged).sum() / tally.applied.sum()),
     }
-
-
-# From rows to a batch, inside the compiled step.
-
-
-def _gather(symmetry: Mapping[str, bool], tables: PyTree, rows: PyTree, key: Array, train: bool) -> Batch:
-    """One symmetry for each of the B sequences if `train`, else the grids as they are."""
-    sequence: Observation = rows["grids"]
-    if train:
-        sequence = symmetries.augment(sequence, rows["extent"], key, **symmetry)
-    context = jax.tree.map(lambda leaf: leaf[:, :-1], sequence)
-    target = jax.tree.map(lambda leaf: leaf[:, -1], sequence)
-    actions = rows["actions"] if "actions" in rows else None
-    return Batch(rows["ids"], rows["groups"], context=context, target=target, actions=actions)
