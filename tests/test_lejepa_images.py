@@ -102,6 +102,7 @@ def test_the_online_probe_leaves_everything_else_to_the_bit():
     assert with_probe["detached/online"] > 0 and not any(name.startswith("detached/") for name in without)
 
 
+@pytest.mark.slow
 def test_clipping_the_trunk_does_not_clip_the_probe():
     batch, parts = batch_at(built(), 0), built()
     state = parts.init()
@@ -134,6 +135,7 @@ def test_the_probe_is_logistic_regression_on_what_it_sees():
     assert not jax.grad(lambda z: _monitor.watch(params, z, labels)[0])(z).any()
 
 
+@pytest.mark.slow
 def test_held_out_accuracy_is_taken_on_the_images_as_they_are():
     parts, (state, _) = built(), trained()
     figures = parts.evaluate(state, 40).metrics
@@ -151,6 +153,7 @@ def test_held_out_accuracy_is_taken_on_the_images_as_they_are():
     assert figures["val/prediction"] > 0  # whose views are drawn as in training
 
 
+@pytest.mark.slow
 def test_the_probe_neither_decays_nor_counts_among_what_is_diagnosed():
     params = trained()[0].params
     assert not any(jax.tree.leaves(optimizer.decayed(params)["monitor"]))
