@@ -55,24 +55,24 @@ def scores(results: list[dict], space: str) -> dict[str, list[dict]]:
 
 def held_out_figures(results: dict[str, list[dict]]) -> dict[str, dict[str, dict]]:
     """By run and by what is predicted, the prediction error over that of copying."""
-    figures: dict[str, dict[str, dict]] = {}
-    for place, name in enumerate(("programs", "mixture")):
-        figures[name] = {
-            what: _seeds.over_seeds([r["validation"][f"{prefix[place]}prediction/copy_ratio"] for r in results[name]])
-            for what, prefix in HELD_OUT.items()
-        }
-    for name in ("mixture", "arc"):
-        values = [result["validation"]["val/prediction/copy_ratio"] for result in results[name]]
-        figures.setdefault(name, {})["ARC"] = _seeds.over_seeds(values)
+    figures: dict[str, dict[str, dict]] = {name: {} for name in results}
+    for name, runs in results.items():
+        if name != "arc":
+            place = ("programs", "mixture").index(name)
+            for what, prefix in HELD_OUT.items():
+                values = [run["validation"][f"{prefix[place]}prediction/copy_ratio"] for run in runs]
+                figures[name][what] = _seeds.over_seeds(values)
+        if name != "programs":
+            values = [run["validation"]["val/prediction/copy_ratio"] for run in runs]
+            figures[name]["ARC"] = _seeds.over_seeds(values)
     return figures
 
 
 def summarise(results: dict[str, list[dict]]) -> dict:
     probes: dict[str, dict] = {}
     for space, kind in SPACES.items():
-        per_run = {name: scores(results[name], space) for name in RUNS}
+        per_run = {name: scores(runs, space) for name, runs in results.items()}
         for probe, rows in per_run["programs"].items():
-            own = [row["score"] for row in rows]
             line = {
                 "chance": rows[0]["chance"],
                 "controls": {name: rows[0]["controls"][name]["score"] for name in _seeds.CONTROLS},
@@ -86,16 +86,17 @@ def summarise(results: dict[str, list[dict]]) -> dict:
             for name, table in per_run.items():
                 if probe in table:
                     line[name] = _seeds.over_seeds([row["score"] for row in table[probe]])
-            if probe in per_run["arc"]:
-                theirs = [row["score"] for row in per_run["arc"][probe]]
-                line["programs_over_arc"] = _seeds.versus(own, theirs)
-                mixed = [row["score"] for row in per_run["mixture"][probe]]
-                line["mixture_over_arc"] = _seeds.versus(mixed, theirs)
+            for name in set(per_run) - {"arc"}:
+                if "arc" in per_run and probe in per_run["arc"]:
+                    ours, theirs = ([row["score"] for row in per_run[run][probe]] for run in (name, "arc"))
+                    line[f"{name}_over_arc"] = _seeds.versus(ours, theirs)
             probes[f"{kind}: {probe}"] = line
     return {
         "figures": held_out_figures(results),
         "probes": probes,
-        "input_share": {name: _seeds.over_seeds([r["input_share"] for r in results[name]]) for name in RUNS},
+        "input_share": {
+            name: _seeds.over_seeds([run["input_share"] for run in runs]) for name, runs in results.items()
+        },
     }
 
 
@@ -115,6 +116,8 @@ def answer(summary: dict) -> str:
             if difference["low"] > 0 or difference["high"] < 0:
                 transfer["better" if difference["low"] > 0 else "worse"].append(name.removeprefix("ARC: "))
     lines = [f"- {verdict}: {', '.join(names) or 'none'}" for verdict, names in transfer.items()]
+    if "mixture" not in summary["figures"] or "arc" not in summary["figures"]:
+        return "\n".join(["Trained on programs alone:\n", *said, ""])
     return "\n".join(
         [
             "Trained on programs alone:\n",
@@ -133,7 +136,7 @@ def picture(summary: dict, file: Path) -> None:
         figure = Figure(figsize=(7.5, 0.42 * len(names) + 1.2), layout="constrained")
         axes = figure.subplots()
         places = np.arange(len(names))[::-1]
-        for colour, run in enumerate(RUNS):
+        for colour, run in enumerate(summary["figures"]):
             rows = [summary["probes"][name][run] for name in names]
             mean = np.array([row["mean"] for row in rows])
             high = np.array([row["high"] if "high" in row else row["mean"] for row in rows])
@@ -153,12 +156,12 @@ def picture(summary: dict, file: Path) -> None:
 
 
 def probe_table(summary: dict, kind: str) -> str:
-    header = ["probe", *RUNS, "untrained", *_seeds.CONTROLS, "chance", "mixture over ARC alone"]
+    header = ["probe", *summary["figures"], "untrained", *_seeds.CONTROLS, "chance", "mixture over ARC alone"]
     lines = []
     for name, row in summary["probes"].items():
         if not name.startswith(f"{kind}: "):
             continue
-        runs = [_seeds.cell(row[run]) if run in row else "" for run in RUNS]
+        runs = [_seeds.cell(row[run]) if run in row else "" for run in summary["figures"]]
         controls = [f"{row['controls'][control]:.3f}" for control in _seeds.CONTROLS]
         over = _seeds.signed(row["mixture_over_arc"]) if "mixture_over_arc" in row else ""
         chance = f"{row['chance']:.3f}"
@@ -168,8 +171,9 @@ def probe_table(summary: dict, kind: str) -> str:
 
 def markdown(summary: dict, seeds: list[int]) -> str:
     figures = summary["figures"]
+    command = f"python experiments/programs.py --runs {' '.join(figures)} --seeds {' '.join(map(str, seeds))}"
     predicted = [
-        [what, *(_seeds.cell(figures[run][what]) if what in figures[run] else "" for run in RUNS)]
+        [what, *(_seeds.cell(figures[run][what]) if what in figures[run] else "" for run in figures)]
         for what in (*HELD_OUT, "ARC")
     ]
     paired = []
@@ -186,7 +190,7 @@ def markdown(summary: dict, seeds: list[int]) -> str:
             f"Seeds {seeds}, 800 steps of 128 rows each; means with 95 % t intervals over seeds.\n",
             "![program probes](probes.svg)\n",
             "## Prediction error over that of copying the last context grid, held out\n",
-            _seeds.table(["", *RUNS], predicted),
+            _seeds.table(["", *figures], predicted),
             "## Probes about programs\n",
             "`held_in` and `held_out`: families that the run on programs has met and has not; `all`: both. Controls",
             "are fixed networks and raw features on the same questions.\n",
@@ -197,7 +201,7 @@ def markdown(summary: dict, seeds: list[int]) -> str:
             "## Probes on ARC\n",
             probe_table(summary, "ARC"),
             f"Share of the time spent waiting for data: {waited}.\n",
-            f"## Reproduce\n\n    python experiments/programs.py --seeds {' '.join(map(str, seeds))}\n",
+            f"## Reproduce\n\n    {command}\n",
         ]
     )
 
@@ -205,11 +209,12 @@ def markdown(summary: dict, seeds: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="`programs`, and any others")
     options = parser.parse_args()
-    results: dict[str, list[dict]] = {name: [] for name in RUNS}
+    results: dict[str, list[dict]] = {name: [] for name in options.runs}
     environments = []
     for seed in options.seeds:
-        for name in RUNS:
+        for name in options.runs:
             result, environment = train(name, seed)
             results[name].append(result)
         environments.append(environment)
