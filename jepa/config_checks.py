@@ -20,6 +20,7 @@ MAY_CHANGE = (
     *("probes", "cache_dir", "platform"),
 )
 PATIENCE_MAY_CHANGE = ("early_stopping.patience", "early_stopping.min_delta", "early_stopping.warmup_steps")
+AHEAD_MAY_CHANGE = ("num_workers", "blocks_ahead", "level_every")  # of a source: how data come about, not which
 FIXED = (
     *("seed", "compute_dtype", "batch_size", "max_grad_norm", "target_ema", "target_ema_final", "best_metric"),
     *("init_from", "init_parts", "init_batches", "freeze", "early_stopping", "curriculum"),
@@ -145,7 +146,8 @@ def check_cadences(config: ConfigDict) -> None:
 
 def check_same_run(config: ConfigDict, workdir: Path) -> None:
     """Raises ValueError listing the keys in which the run saved in `workdir` has another config."""
-    may_change = (*MAY_CHANGE, *PATIENCE_MAY_CHANGE)
+    ahead = [key for key in run_folder.flatten(as_json(config)) if key.endswith(AHEAD_MAY_CHANGE)]
+    may_change = (*MAY_CHANGE, *PATIENCE_MAY_CHANGE, *ahead)
     changed = run_folder.config_differences(run_folder.read_config(workdir), as_json(config), may_change)
     if changed:
         raise ValueError(

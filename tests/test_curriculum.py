@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa import curriculum, main, train
+from jepa import config_checks, curriculum, main, run_folder
 from jepa.curriculum import Curriculum
-from jepa.metrics import read_record
 from jepa.types import Source
 
 
@@ -67,23 +66,14 @@ def test_a_curriculum_that_does_not_fit_is_named(starts, patience, min_delta, nu
         curriculum.check(starts, patience, min_delta, num_levels)
 
 
-@pytest.mark.slow
-def test_a_run_advances_at_evaluations_and_resumes_where_it_was(tmp_path):
-    def config(num_steps: int):
-        config = main.load_config("configs/lejepa_programs.py:tiny,analogies,curriculum")
-        config.num_steps = num_steps
-        config.curriculum.min_delta = 0.9  # no error falls so far, so that every evaluation but the first advances
-        return config
-
-    train.run(config(40), tmp_path / "whole")
-    train.run(config(20), tmp_path / "parts")
-    train.run(config(40), tmp_path / "parts")
-    levels = [
-        line["curriculum/level"] for line in read_record(tmp_path / "whole/metrics.jsonl") if "curriculum/level" in line
-    ]
-    assert levels == [0, 0, 1, 1]
-    # Another number of steps is another schedule of the learning rate: the levels agree, not the losses.
-    again = [
-        line["curriculum/level"] for line in read_record(tmp_path / "parts/metrics.jsonl") if "curriculum/level" in line
-    ]
-    assert again == levels
+def test_how_data_come_about_may_change_when_a_run_goes_on_and_which_may_not(tmp_path):
+    spec = "configs/lejepa_programs.py:tiny,curriculum"
+    run_folder.write_config(tmp_path, config_checks.as_json(main.load_config(spec)))
+    config = main.load_config(spec)
+    config.eval_every = config.checkpoint_every = 20
+    config.data.sources.orbits.num_workers = 1
+    assert config.data.sources.orbits.level_every == 20
+    config_checks.check_same_run(config, tmp_path)
+    config.data.sources.orbits.batches_per_block = 7
+    with pytest.raises(ValueError, match=r"data\.sources\.orbits\.batches_per_block: 10 in the run, 7 now\. Use"):
+        config_checks.check_same_run(config, tmp_path)

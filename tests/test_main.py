@@ -353,6 +353,29 @@ def test_a_queue_and_a_teacher_resume_to_the_same_bits(tmp_path):
         assert leaf.tobytes() == second[path].tobytes(), path
 
 
+@pytest.mark.slow
+def test_drawn_data_and_their_levels_resume_to_the_same_bits(tmp_path):
+    config = "configs/lejepa_programs.py:analogies,curriculum,tiny"
+    # No error falls by so much, so that every evaluation but a level's first begins the next one.
+    overrides = ("--config.curriculum.min_delta=0.9", "--config.num_steps=40")
+    workers = "--config.data.sources.analogies.num_workers=1"
+    whole = run(tmp_path / "whole", *overrides, config=config)
+    assert whole.returncode == 0 and "level 1 begins at step 20" in whole.stdout, whole.stderr
+    options = (tmp_path / "stopped", *overrides, workers)
+    process = subprocess.Popen(command(*options, config=config), cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "stopped/checkpoints/20").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    resumed = run(*options, config=config)
+    assert resumed.returncode == 0 and "resuming at step" in resumed.stdout, resumed.stderr
+    assert final_params(tmp_path / "stopped") == final_params(tmp_path / "whole")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    levels = [row["curriculum/level"] for row in rows(tmp_path / "whole") if "curriculum/level" in row]
+    assert levels == [0, 0, 1, 1]
+
+
 def test_the_folder_of_a_run_is_named_after_config_and_variants():
     assert main.default_workdir("configs/lejepa.py") == os.path.join("runs", "lejepa")
     assert main.default_workdir("configs/lejepa.py:teacher,tiny") == os.path.join("runs", "lejepa-teacher-tiny")
