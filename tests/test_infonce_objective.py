@@ -281,6 +281,7 @@ def test_rows_that_list_no_negative_do_not_count():
     assert evaluation.listed(none) == {"share": 0.0}
 
 
+@pytest.mark.slow
 def test_an_objective_that_does_not_look_at_negatives_is_not_given_any():
     config = main.load_config("configs/lejepa.py:tiny")
     config.data.num_negatives = 2

@@ -71,6 +71,11 @@ def test_a_mistake_in_the_shares_is_named(shares, message):
         build(shares=shares)
 
 
+def test_a_mistake_in_a_source_names_the_source():
+    with pytest.raises(ValueError, match=r"config\.data\.sources\.pairs: there is no stream 'orbits'"):
+        build(sources={"pairs": OPTIONS | {"stream": "orbits"}, "orbits": OPTIONS})
+
+
 def test_sources_whose_rows_differ_in_shape_cannot_share_a_batch():
     mixed = build(sources={"pairs": OPTIONS, "orbits": OPTIONS | {"stream": "orbit", "context_window": 2}})
     with pytest.raises(ValueError, match="'pairs' and 'orbits' cannot share a batch"):

@@ -342,6 +342,7 @@ def test_nothing_is_drawn_ahead_of_a_decision():
         ({"families": "geometri"}, "did you mean 'geometry'"),
         ({"length": (1, 2), "side": (12, 20, 30)}, "length has 2 levels and another option 3"),
         ({"side": 40}, "limits.side is 40"),
+        ({"length": 0}, "length is 0; a program has at least 1 step"),
         ({"held_out_families": ("wrapp",)}, "did you mean 'wrap'"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],

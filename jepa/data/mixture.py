@@ -38,7 +38,10 @@ def build(
     for name, count in counts.items():
         options = {key: value for key, value in sources[name].items() if key != "name"}
         fixed = dict(seed=seed, batch_size=count, cache_dir=cache_dir)
-        built[name] = registry.build("data", sources[name]["name"], **fixed, **options)
+        try:
+            built[name] = registry.build("data", sources[name]["name"], **fixed, **options)
+        except ValueError as error:
+            raise ValueError(f"config.data.sources.{name}: {error}") from error
     validation = {
         f"{name}{theirs.removeprefix(next(iter(source.validation)))}": _whole(held_out, counts[name], batch_size)
         for name, source in built.items()

@@ -190,6 +190,8 @@ def _levels(families: tuple, length: tuple, objects: tuple, side: tuple) -> list
     for name, values in options.items():
         if len(values) not in (1, number):
             raise ValueError(f"{name} has {len(values)} levels and another option {number}; it must be 1 or {number}")
+    if min(length) < 1:
+        raise ValueError(f"length is {min(length)}; a program has at least 1 step")
     columns = [values * (number // len(values)) for values in options.values()]
     return [
         Difficulty(length, Limits(side, objects), _family_set(families))
