@@ -16,7 +16,7 @@ import optax
 
 from jepa.paths import path_name
 from jepa.state import TrainState
-from jepa.train_step import forward, split_monitor, trained_terms
+from jepa.train_step import clipped_update, forward, split_monitor, trained_terms
 from jepa.types import Array, Batch, Objective, PyTree
 
 Diagnose = Callable[[TrainState, Batch], dict[str, Array]]
@@ -90,8 +90,7 @@ def shares(names: list[str], products: Array) -> dict[str, Array]:
 def update_ratios(state: TrainState, gradient: PyTree, max_grad_norm: float) -> dict[str, Array]:
     """||update|| / ||parameters|| of the clipped gradient's step, for all parameters and for every module."""
     tiny = jnp.finfo(jnp.float32).tiny
-    clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(optax.tree.norm(gradient), tiny))
-    updates, _ = state.tx.update(jax.tree.map(lambda g: g * clip, gradient), state.opt_state, state.params)
+    updates, _, _ = clipped_update(state, gradient, max_grad_norm)
     (_, updates), (_, trained) = split_monitor(updates), split_monitor(state.params)
     changed, there = by_module(updates), by_module(trained)
     ratios = {

@@ -79,11 +79,7 @@ def make_train_step(
             return total + sum(jax.tree.leaves(out.detached)), (total, out, metrics)
 
         grads, (total, out, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
-        watching, grads = split_monitor(grads)
-        grad_norm = optax.tree.norm(grads)
-        clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(grad_norm, jnp.finfo(jnp.float32).tiny))
-        clipped = jax.tree.map(lambda g: g * clip, grads) | watching
-        updates, opt_state = state.tx.update(clipped, state.opt_state, state.params)
+        updates, opt_state, grad_norm = clipped_update(state, grads, max_grad_norm)
         params = optax.apply_updates(state.params, updates)
         target_params = state.target_params
         if target_params is not None:
@@ -91,7 +87,7 @@ def make_train_step(
             target_params = optax.incremental_update(teacher_params(params), target_params, 1.0 - decay)
             metrics["target_ema"] = jnp.float32(decay)
 
-        ok = jnp.isfinite(total) & jnp.isfinite(grad_norm)
+        ok = jnp.isfinite(total) & jnp.isfinite(optax.tree.norm((grad_norm, split_monitor(grads)[0])))
         proposed = state.replace(
             params=params, opt_state=opt_state, target_params=target_params, objective_state=out.state
         )
@@ -110,6 +106,18 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def clipped_update(state: TrainState, grads: PyTree, max_grad_norm: float) -> tuple[PyTree, PyTree, Array]:
+    """Updates and optimizer state of a gradient clipped to `max_grad_norm`, and its norm before that.
+
+    The heads that watch belong neither to the norm nor to what is clipped.
+    """
+    watching, grads = split_monitor(grads)
+    grad_norm = optax.tree.norm(grads)
+    clip = jnp.minimum(1.0, max_grad_norm / jnp.maximum(grad_norm, jnp.finfo(jnp.float32).tiny))
+    clipped = jax.tree.map(lambda g: g * clip, grads) | watching
+    return *state.tx.update(clipped, state.opt_state, state.params), grad_norm
 
 
 def split_monitor(tree: PyTree) -> tuple[PyTree, PyTree]:
