@@ -140,7 +140,7 @@ def main() -> None:
     sweep[default] = runs
     seeds = over_seeds(runs)
     flags = {"seeds": options.seeds, "lambdas": options.lambdas, "sweep_seeds": options.sweep_seeds}
-    command = "python experiments/images.py " + " ".join(f"--{k} {' '.join(map(str, v))}" for k, v in flags.items())
+    command = "python experiments/images.py " + " ".join(" ".join([f"--{k}", *map(str, v)]) for k, v in flags.items())
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture(sweep, FOLDER / "lambda.svg")
     summary = {"seeds": seeds, "each": runs, "sweep": {f"{share:g}": each for share, each in sorted(sweep.items())}}
