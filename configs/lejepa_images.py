@@ -6,10 +6,10 @@ Balestriero & LeCun, LeJEPA, arXiv:2511.08544, in its own convention: lambda SIG
 SIGReg as T, which grows with the batch. Here the term is T / N, so its weight is lambda times the batch size; the run
 prints both.
 
-Expected, over seeds 0 to 2, each in three and a half minutes on two CPU cores: accuracy on held-out digits 0.961 [0.940,
-0.982] of the online probe, 0.982 [0.978, 0.986] of five nearest neighbours, 0.933 [0.924, 0.943] of five shots, where
-raw pixels have 0.992 and 0.835 of the latter two. View sizes, pooling, projector and learning rate were chosen on these
-digits with seed 0. `python experiments/images.py` repeats it, and over lambda.
+Expected, over seeds 0 to 2, each in three and a half minutes on two CPU cores: accuracy on held-out digits 0.961
+[0.940, 0.982] of the online probe, 0.982 [0.978, 0.986] of five nearest neighbours, 0.933 [0.924, 0.943] of five shots,
+where raw pixels have 0.992 and 0.835 of the latter two. View sizes, pooling, projector and learning rate were chosen on
+these digits with seed 0. `python experiments/images.py` repeats it, and over lambda.
 
 Variants, after a colon: `tiny` (seconds, for tests).
 
