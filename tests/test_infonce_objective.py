@@ -177,9 +177,7 @@ def test_a_term_without_a_weight_is_not_compiled_and_one_of_weight_zero_is():
     )  # without a quantizer its term is a constant
     alone = flops({"prediction": 1.0} | dict.fromkeys(terms))
     for term in terms:
-        others = {"prediction": 1.0} | dict.fromkeys(terms)
-        reported, trained = (flops(others | {term: weight}) for weight in (0.0, 1.0))
-        assert alone < min(reported, trained), term
+        assert alone < flops({"prediction": 1.0} | dict.fromkeys(terms) | {term: 0.0}), term
 
 
 @pytest.mark.slow
