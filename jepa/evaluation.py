@@ -118,11 +118,13 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         collected = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
         return collected | {"scalars": means, "diagnosis": diagnosis}
 
-    def with_foreign(name: str, own: Mapping[str, Any], state: TrainState, num_examples: int) -> dict[str, float]:
+    def with_foreign(
+        name: str, own: Mapping[str, Any], state: TrainState, num_examples: int, level: int
+    ) -> dict[str, float]:
         """`demo_gain...` of a source; nothing where no source shows it foreign demonstrations."""
         if name + FOREIGN not in source.validation:
             return {}
-        foreign = collect(name + FOREIGN, state, num_examples, 0)["examples"]["prediction"]
+        foreign = collect(name + FOREIGN, state, num_examples, level)["examples"]["prediction"]
         return demo_gain(own["examples"]["prediction"], foreign, own["groups"])
 
     def evaluate(state: TrainState, num_examples: int, level: int = 0) -> Evaluation:
@@ -130,13 +132,13 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         metrics = {f"val/{name}": float(value) for name, value in own["scalars"].items()}
         metrics |= {f"val/{name}": value for name, value in errors(own["examples"]).items()}
         metrics["diag/alignment"] = float(np.mean(own["examples"]["alignment"]))
-        gain = with_foreign(own_name, own, state, num_examples)
+        gain = with_foreign(own_name, own, state, num_examples, level)
         metrics |= {f"diag/{name}": value for name, value in gain.items()}
         for name, kind in kinds.items():
             seen = collect(name, state, num_examples, level)
             is_listed = any(example.startswith(LISTED) for example in seen["examples"])
             figures = listed(seen) if is_listed else errors(seen["examples"])
-            figures |= with_foreign(name, seen, state, num_examples)
+            figures |= with_foreign(name, seen, state, num_examples, level)
             metrics |= {f"val/{kind}/{figure}": value for figure, value in figures.items()}
         metrics |= jax.tree.map(float, jax.device_get(finished(own["diagnosis"], state)))
         if own["codes"] is None:

@@ -20,6 +20,7 @@ import numpy as np
 from jepa import context_masking
 from jepa.data import _compositions, _primitives, _program_blocks, _programs, _sequences
 from jepa.data._ahead import Ahead, ahead
+from jepa.data._analogies import LONGEST
 from jepa.data._primitives import FAMILIES
 from jepa.data._program_blocks import Recipe
 from jepa.data._scenes import Limits
@@ -27,7 +28,6 @@ from jepa.registry import nearest
 from jepa.types import Source
 
 STREAMS = ("analogy", "orbit", "transition")
-MAX_WINDOW = 7
 # Held-out programs are the same ones in every run, so that runs of different seeds compare on the same ones.
 VALIDATION_SEED = 2**31  # of no run
 VALIDATION_BLOCK = 512  # programs
@@ -168,8 +168,8 @@ def build(
 def _shown(stream: str, window: int, offset: int) -> Shown:
     if stream not in STREAMS:
         raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
-    if not 1 <= window <= MAX_WINDOW:
-        raise ValueError(f"context_window is {window}; it must be from 1 to {MAX_WINDOW}")
+    if not 1 <= window <= LONGEST:
+        raise ValueError(f"context_window is {window}; it must be from 1 to {LONGEST}")
     if offset < 1:
         raise ValueError(f"target_offset is {offset}; the target comes at least 1 grid after the context")
     if offset > 1 and stream != "orbit":
