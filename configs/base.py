@@ -73,6 +73,18 @@ def get_config() -> ConfigDict:
     return config
 
 
+def make_small(config: ConfigDict) -> None:
+    """A size at which a question can be asked with many seeds: the learning is real, and far from its end."""
+    config.num_steps = 300
+    config.batch_size = 64
+    config.eval_every = config.diagnose_every = 100
+    config.checkpoint_every = 100
+    config.eval_examples = 256
+    config.final_examples = 1024
+    config.optimizer.warmup_steps = 30
+    config.encoder.update(dim=32, depth=1, num_readouts=8, readout_dim=8)
+
+
 def make_tiny(config: ConfigDict) -> None:
     """Seconds instead of minutes, on an object encoder, to see that everything runs."""
     config.num_steps = 20

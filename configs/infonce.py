@@ -14,8 +14,8 @@ Expected, over seeds 0 to 2, the quickest in 7 minutes on two CPU cores: in-batc
 outputs of the task); relational term at most 1.4 times what it is at the end of the warm-up; effective rank 18 to 24
 of 127; temperature at its lower bound. `python experiments/infonce.py` repeats it.
 
-Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `production` (a GPU), `tokens` (predict from
-the tokens of all frames instead of aggregated embeddings).
+Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `small` (a minute, for suites of many
+runs), `production` (a GPU), `tokens` (predict from the tokens of all frames instead of aggregated embeddings).
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ from configs import base, lejepa
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    words = base.words(variant, ("tiny", "production", "tokens"))
+    words = base.words(variant, ("tiny", "small", "production", "tokens"))
     config = lejepa.get_config()
     config.target_ema = 0.99
     config.best_metric = "val/infonce/in_batch"  # the whole loss falls with easy negatives from the queue alone
@@ -75,6 +75,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.update(learning_rate=5e-5, warmup_steps=1000, weight_decay=1e-6)
         config.encoder.update(dim=384, num_heads=8, readout_dim=48)
         config.objective.update(projector_dim=256, num_heads=8)
+    if "small" in words:
+        base.make_small(config)
+        config.objective.update(predictor_dim=32, predictor_depth=1, projector_dim=32, queue_size=1024)
     if "tiny" in words:
         base.make_tiny(config)
         config.objective.update(predictor_dim=16, predictor_depth=1, num_heads=2, num_readouts=2, num_slices=32)

@@ -9,9 +9,10 @@ Expected, over seeds 0 to 2, each in 8 minutes on two CPU cores: validation pred
 is 0.352 of the error of copying the last context grid; standard deviation 0.82 to 0.94 on every readout; demo_gain
 0.66; effective rank 15 of 126. `python experiments/lejepa.py` repeats it.
 
-Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `base` (a GPU), `pooled` (predict from pooled
-embeddings), `mean` (one mean-pooled vector instead of readouts), `teacher` (EMA target), `views` (the paper's
-multi-view form on single grids; it asks for D4 and colour invariance, which ARC rules contradict).
+Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `small` (a minute, for suites of many
+runs), `base` (a GPU), `pooled` (predict from pooled embeddings), `mean` (one mean-pooled vector instead of readouts),
+`teacher` (EMA target), `views` (the paper's multi-view form on single grids; it asks for D4 and colour invariance,
+which ARC rules contradict).
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,7 +21,7 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    words = base.words(variant, ("tiny", "base", "pooled", "mean", "teacher", "views"))
+    words = base.words(variant, ("tiny", "small", "base", "pooled", "mean", "teacher", "views"))
     config = base.get_config()
 
     config.data = ConfigDict(
@@ -78,6 +79,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 1000
         config.encoder.update(dim=256, depth=6, num_heads=8, readout_dim=64)
         config.objective.update(predictor_dim=256, predictor_depth=4, num_heads=8, num_slices=1024)
+    if "small" in words:
+        base.make_small(config)
+        config.objective.update(predictor_dim=32, predictor_depth=1)
     if "tiny" in words:
         base.make_tiny(config)
         config.objective.update(predictor_dim=16, predictor_depth=1, num_heads=2, num_readouts=2, num_slices=32)

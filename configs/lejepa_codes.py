@@ -10,8 +10,8 @@ Expected, over seeds 0 to 2, the quickest in 12 minutes on two busy CPU cores: u
 effective rank 16 to 17 of 127; same-task retrieval 0.33, where the run without codes has 0.51.
 `python experiments/codes.py` repeats it.
 
-Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `teacher` (EMA target), and other quantizers:
-`vq_ema` (768 codes, moving averages), `vq_gradient`, `gumbel`.
+Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `small` (a minute, for suites of many
+runs), `teacher` (EMA target), and other quantizers: `vq_ema` (768 codes, moving averages), `vq_gradient`, `gumbel`.
 """
 
 from ml_collections import ConfigDict
@@ -37,13 +37,13 @@ QUANTIZERS = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    words = base.words(variant, ("tiny", "teacher", *QUANTIZERS))
+    words = base.words(variant, ("tiny", "small", "teacher", *QUANTIZERS))
     config = lejepa.get_config(",".join(word for word in words if word not in QUANTIZERS))
     chosen = [word for word in words if word in QUANTIZERS] or ["fsq"]
     config.quantizer = ConfigDict(dict(name=chosen[-1]) | QUANTIZERS[chosen[-1]])
     config.init_batches = 2  # some 6000 tokens
     config.weights.quantizer = 1.0
-    if "tiny" not in words:
+    if not {"tiny", "small"} & set(words):
         config.eval_every = config.checkpoint_every = 120  # usage is to be seen from the first tenth of the run on
 
     if "tiny" in words:

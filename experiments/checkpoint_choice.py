@@ -20,7 +20,7 @@ import rich.progress
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jepa import backend, checkpoint, checkpoint_choice, evaluation, findings, probe, run_folder, train
+from jepa import backend, checkpoint, checkpoint_choice, findings, probe, run_folder, train
 from jepa.bootstrap import score
 from jepa.data import _objects, _probes
 from jepa.main import load_config
@@ -54,7 +54,7 @@ def probed(config: ConfigDict, workdir: Path, questions: _probes.Questions, tabl
     abstract, scores = jax.eval_shape(parts.init), {}
     for step in checkpoint.steps(reader):
         run = checkpoint.restore(reader, abstract, step).state
-        answered = probe.answer(*evaluation.embedders(parts.objective, run)["pooled"], table, questions)
+        answered = probe.answer(*parts.embedders(run)["pooled"], table, questions)
         scores[step] = {name: float(score(answered[name])[0]) for name in PROBES}
     return scores
 

@@ -17,11 +17,11 @@ import jax
 import matplotlib
 import numpy as np
 
-from jepa import backend, checkpoint, evaluation, run_folder, train
+from jepa import backend, checkpoint, run_folder, train
 from jepa.context import KINDS
 from jepa.data import programs
 from jepa.main import load_config
-from jepa.parts import build, build_objective
+from jepa.parts import build
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -101,12 +101,12 @@ def answers(embedders: dict, window: int, grids: dict[str, np.ndarray], candidat
 def measure(workdir: Path, config, grids: dict[str, np.ndarray], candidates: np.ndarray) -> dict[str, float]:
     """The answers of a finished run, and of its network at the start."""
     _, window = RECIPES[workdir.parent.name.replace("_", " ")]
-    saved, objective = checkpoint.read(workdir), build_objective(config)
+    saved = checkpoint.read(workdir)
     parts = build(config)
     start = parts.init()
     run = start.replace(params=saved.state["params"])
-    trained = answers(evaluation.embedders(objective, run), window, grids, candidates)
-    untrained = answers(evaluation.embedders(objective, start), window, grids, candidates)
+    trained = answers(parts.embedders(run), window, grids, candidates)
+    untrained = answers(parts.embedders(start), window, grids, candidates)
     parts.source.close()
     return trained | {"mrr_untrained": untrained["mrr"]}
 

@@ -35,6 +35,12 @@ def score(outcome: Outcome, weights: np.ndarray | None = None) -> np.ndarray:
     return auc(outcome.values, outcome.labels, weights)
 
 
+def resampled(outcome: Outcome, *, num: int = 200) -> list[float]:
+    """The score under each of `num` resamples of the tasks, alike for every encoder: what two of them kept gives
+    the variance of their difference over tasks."""
+    return score(outcome, resamples(outcome.groups)[:num]).tolist()
+
+
 def auc(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """P(a positive ranks above a negative), ties counting half, for each row of weights [B, n] -> [B]."""
     order = np.argsort(values, kind="stable")

@@ -32,12 +32,23 @@ def run(config: ConfigDict) -> None:
     metrics.print_table(shapes)
     compiled = train.make_train_call(config, parts).lower(train_state, parts.source.tables, rows).compile()
     memory = compiled.memory_analysis()
-    jax.block_until_ready(compiled(train_state, parts.source.tables, rows))
-    seconds = min(time_of_call(compiled, parts, rows) for _ in range(5)) / config.steps_per_call
+    seconds = seconds_of(compiled, parts, rows) / config.steps_per_call
     state_mib, temporary_mib = memory.argument_size_in_bytes / MIB, memory.temp_size_in_bytes / MIB
     print(f"data and state {state_mib:,.0f} MiB, temporaries {temporary_mib:,.0f} MiB")
     minutes = seconds * config.num_steps / 60
     print(f"{seconds * 1e3:,.0f} ms per step of {config.batch_size} examples: {minutes:,.0f} minutes for the run")
+
+
+def step_seconds(config: ConfigDict, parts: Parts) -> float:
+    """Seconds per training step, by itself and compiled."""
+    rows = curriculum.rows(parts.source, 0, config.steps_per_call)
+    return seconds_of(train.make_train_call(config, parts), parts, rows) / config.steps_per_call
+
+
+def seconds_of(train_call: Callable, parts: Parts, rows: PyTree) -> float:
+    """Seconds of the quickest of five dispatches, after one that warms up."""
+    time_of_call(train_call, parts, rows)
+    return min(time_of_call(train_call, parts, rows) for _ in range(5))
 
 
 def time_of_call(compiled: Callable, parts: Parts, rows: PyTree) -> float:

@@ -17,7 +17,7 @@ from jepa.pair_diagnostics import Groups, add_groups, finish_lidar, start_groups
 from jepa.representation import teacher_params
 from jepa.state import TrainState
 from jepa.train_step import reported
-from jepa.types import Array, Objective, Source
+from jepa.types import Array, Objective, PyTree, Source
 
 FOREIGN = "_foreign_demo"
 LEVEL = "_level"
@@ -33,6 +33,8 @@ class Evaluation(NamedTuple):
 
 
 Evaluate = Callable[..., Evaluation]
+Forwards = Mapping[str, Callable]  # by validation source
+Embedders = dict[str, tuple[Callable, Callable | None]]  # by name, embed(table) and predict(context)
 Diagnosis = dict[str, tuple[moments.Moments, Groups | None]]  # what is kept on the device of the embeddings, by role
 
 
@@ -44,6 +46,7 @@ def start_diagnosis(embeddings: Mapping[str, Array], key: Array) -> Diagnosis:
     }
 
 
+@jax.jit
 def add_to_diagnosis(diagnosis: Diagnosis, embeddings: Mapping[str, Array]) -> Diagnosis:
     """The diagnosis of what was seen before and of one more batch."""
     new = {}
@@ -54,6 +57,7 @@ def add_to_diagnosis(diagnosis: Diagnosis, embeddings: Mapping[str, Array]) -> D
     return new
 
 
+@jax.jit
 def finish_diagnosis(diagnosis: Diagnosis, state: TrainState) -> dict[str, Array]:
     """`diag/<role>/...`: `jepa.diagnostics.finish`, and `lidar` of views; `diag/target_drift` if there is a teacher."""
     metrics = {}
@@ -66,20 +70,8 @@ def finish_diagnosis(diagnosis: Diagnosis, state: TrainState) -> dict[str, Array
     return metrics
 
 
-def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, float | None], *, seed: int) -> Evaluate:
-    """A function (state, num_examples, level=0) -> `Evaluation` over the validation sources of `source`.
-
-    Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
-    `val/prediction` is the mean prediction error, and every term that `weights` has on is `val/<term>`. Over the mean
-    error of copying the last context embedding it is `copy_ratio`; so is the distance between the two predictions, in
-    the same error, as `moved_ratio`: 0 for a predictor that copies.
-    `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
-    augmentation, with a 95 % interval over tasks. Another source, `<first>_<kind>`, gives `val/<kind>/prediction` and
-    so on; one that lists negatives, what the objective says of telling the target from them, over rows that have any.
-    `codes/...` is what `jepa.diagnostics.code_usage` says of the first `CODE_WINDOW` codes, or of as many as there are.
-    """
-    own_name = next(iter(source.validation))
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
+def compile_forwards(objective: Objective, source: Source, weights: Mapping[str, float | None]) -> Forwards:
+    """What `make_evaluate` asks of a state, compiled for every validation source: one for all seeds of a run."""
 
     def forward(
         gather: Callable, state: TrainState, tables: Any, rows: jax.Array, key: jax.Array
@@ -96,11 +88,24 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         kept = {"examples": out.examples, "codes": out.codes, "groups": batch.groups, "scalars": scalars}
         return kept, out.embeddings
 
-    compiled = {
-        name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()
-    }
+    return {name: jax.jit(functools.partial(forward, held_out.gather)) for name, held_out in source.validation.items()}
+
+
+def make_evaluate(objective: Objective, source: Source, forwards: Forwards, *, seed: int) -> Evaluate:
+    """A function (state, num_examples, level=0) -> `Evaluation` over the validation sources of `source`.
+
+    Every call sees the same examples under the same augmentation draws, so that checkpoints compare in pairs.
+    `val/prediction` is the mean prediction error, and every term that is on is `val/<term>`. Over the mean
+    error of copying the last context embedding it is `copy_ratio`; so is the distance between the two predictions, in
+    the same error, as `moved_ratio`: 0 for a predictor that copies.
+    `diag/demo_gain` is 1 - error given the task's own demonstration / error given another task's under the same
+    augmentation, with a 95 % interval over tasks. Another source, `<first>_<kind>`, gives `val/<kind>/prediction` and
+    so on; one that lists negatives, what the objective says of telling the target from them, over rows that have any.
+    `codes/...` is what `jepa.diagnostics.code_usage` says of the first `CODE_WINDOW` codes, or of as many as there are.
+    """
+    own_name = next(iter(source.validation))
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no stream of the training: those are split from the root
     kinds = {name: kind(source, name) for name in source.validation if name != own_name and not name.endswith(FOREIGN)}
-    add, finished = jax.jit(add_to_diagnosis), jax.jit(finish_diagnosis)
 
     def collect(name: str, state: TrainState, num_examples: int, level: int) -> dict[str, Any]:
         """Examples, groups and codes of a source on the host, means of its scalars; the embeddings stay behind."""
@@ -108,11 +113,11 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
         while count < num_examples:
             rows = held_out.indices(len(outputs), level)
             fold = jax.random.fold_in(key, len(outputs))
-            kept, embeddings = compiled[name](state, held_out.tables, rows, fold)
+            kept, embeddings = forwards[name](state, held_out.tables, rows, fold)
             outputs.append(kept)
             count += len(kept["groups"])
             if name == own_name:
-                diagnosis = add(diagnosis or start_diagnosis(embeddings, key), embeddings)
+                diagnosis = add_to_diagnosis(diagnosis or start_diagnosis(embeddings, key), embeddings)
         scalars = [out.pop("scalars") for out in outputs]
         means = {name: np.mean([values[name] for values in scalars]) for name in scalars[0]}
         collected = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_examples], *outputs)
@@ -140,7 +145,7 @@ def make_evaluate(objective: Objective, source: Source, weights: Mapping[str, fl
             figures = listed(seen) if is_listed else errors(seen["examples"])
             figures |= with_foreign(name, seen, state, num_examples, level)
             metrics |= {f"val/{kind}/{figure}": value for figure, value in figures.items()}
-        metrics |= jax.tree.map(float, jax.device_get(finished(own["diagnosis"], state)))
+        metrics |= jax.tree.map(float, jax.device_get(finish_diagnosis(own["diagnosis"], state)))
         if own["codes"] is None:
             return Evaluation(metrics, None)
         codes = own["codes"][own["codes"] >= 0][:CODE_WINDOW]
@@ -191,10 +196,9 @@ def demo_gain(own: np.ndarray, foreign: np.ndarray, groups: np.ndarray, *, num: 
     return {"demo_gain": float(gain), "demo_gain_low": float(low), "demo_gain_high": float(high)}
 
 
-def embedders(
-    objective: Objective, run: TrainState, *, window: int | None = None
-) -> dict[str, tuple[Callable, Callable | None]]:
-    """What probes ask of a state, compiled: by name, embed(table) -> [n, D] and predict(context) in the same space.
+def make_embedders(objective: Objective, *, window: int | None = None) -> Callable[[TrainState], Embedders]:
+    """What probes ask of a state: by name, embed(table) -> [n, D] and predict(context) in the same space; compiled
+    once for all states.
 
     window: the frames the predictor was trained on; a longer context is cut to its last ones, unless None, and a
     shorter one is taken as one whose first frames are absent. `pooled` is the encoder's embedding. Where a projector
@@ -202,24 +206,30 @@ def embedders(
     """
 
     @jax.jit
-    def embed(table: Any) -> jax.Array:
-        return objective.encode(run.params, run.objective_state, table).pooled
+    def embed(params: PyTree, state: PyTree, table: Any) -> jax.Array:
+        return objective.encode(params, state, table).pooled
 
     @jax.jit
-    def embed_projected(table: Any) -> jax.Array:
-        return objective.project(run.params, run.objective_state, embed(table))
+    def embed_projected(params: PyTree, state: PyTree, table: Any) -> jax.Array:
+        return objective.project(params, state, objective.encode(params, state, table).pooled)
 
     @jax.jit
-    def predict(context: Any) -> jax.Array:
+    def predict(params: PyTree, state: PyTree, context: Any) -> jax.Array:
         if window is not None:
             context = jax.tree.map(lambda leaf: leaf[:, -window:], context)
-        return objective.predict(run.params, run.objective_state, context)
+        return objective.predict(params, state, context)
 
-    heads = run.params["heads"]
-    predict_or_none = predict if "predictor" in heads else None
-    if "projector" not in heads:
-        return {"pooled": (embed, predict_or_none)}
-    return {"pooled": (embed, None), "projected": (embed_projected, predict_or_none)}
+    def of(run: TrainState) -> Embedders:
+        def bound(function: Callable) -> Callable:
+            return functools.partial(function, run.params, run.objective_state)
+
+        heads = run.params["heads"]
+        predict_or_none = bound(predict) if "predictor" in heads else None
+        if "projector" not in heads:
+            return {"pooled": (bound(embed), predict_or_none)}
+        return {"pooled": (bound(embed), None), "projected": (bound(embed_projected), predict_or_none)}
+
+    return of
 
 
 def extent(source: Source) -> str:

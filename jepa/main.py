@@ -6,6 +6,7 @@ import inspect
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -24,14 +25,19 @@ def load_config(spec: str) -> ConfigDict:
     path, _, variant = spec.partition(":")
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path!r}, as in --config=configs/lejepa.py")
-    # So that it may import its neighbours, as in `from configs import base`, whatever folder the command is run in.
-    root = str(Path(path).resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)
-    module = runpy.run_path(path)
+    module = run_file(path)
     if "get_config" not in module or not inspect.signature(module["get_config"]).parameters:
         raise ValueError(f"{path} is not the config of a run: it has no get_config(variant)")
     return module["get_config"](variant)
+
+
+def run_file(path: str) -> dict[str, Any]:
+    """What a Python file defines. It may import its neighbours, as in `from configs import base`, whatever folder the
+    command is run in."""
+    root = str(Path(path).resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.append(root)
+    return runpy.run_path(path)
 
 
 def default_workdir(spec: str) -> str:

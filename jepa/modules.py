@@ -14,6 +14,27 @@ from jepa.types import Array
 NEGATIVE = -1e9  # a masked logit: finite, so that a row with no real key gives a uniform softmax and not NaN
 
 
+class LayerNorm(nn.Module):
+    """Features of zero mean and unit variance, times a scale plus a bias (Ba et al., arXiv:1607.06450).
+
+    Divided by a root, not multiplied by `rsqrt`: the gradient of that is compiled wrongly for a single CPU device under
+    `vmap` by JAX 0.10.2, by up to a third.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        initial = {"scale": nn.initializers.ones, "bias": nn.initializers.zeros}
+        scale, bias = (
+            jnp.expand_dims(self.param(name, init, x.shape[-1:]), range(x.ndim - 1)) for name, init in initial.items()
+        )
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
+        return (centred / deviation * scale + bias).astype(self.dtype)
+
+
 class Mlp(nn.Module):
     """Dense layers of `widths` with GELU between them and nothing after the last one."""
 
@@ -81,9 +102,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
         dim = x.shape[-1]
-        mixed = Attention(self.num_heads, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x), mask, bias)
+        mixed = Attention(self.num_heads, self.dtype)(LayerNorm(dtype=self.dtype)(x), mask, bias)
         x = x + (mixed if kept is None else kept[0] * mixed)
-        changed = Mlp((self.mlp_ratio * dim, dim), self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        changed = Mlp((self.mlp_ratio * dim, dim), self.dtype)(LayerNorm(dtype=self.dtype)(x))
         return x + (changed if kept is None else kept[1] * changed)
 
 
@@ -105,7 +126,7 @@ class Readouts(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        tokens = nn.LayerNorm(dtype=self.dtype)(tokens)
+        tokens = LayerNorm(dtype=self.dtype)(tokens)
         queries = self.param("queries", nn.initializers.normal(1.0), (self.num, tokens.shape[-1]))
         keys = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="keys")(tokens)
         logits = jnp.einsum("rd,...nd->...rn", queries.astype(self.dtype), keys).astype(jnp.float32)

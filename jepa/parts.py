@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     init: Callable[..., state.TrainState]  # a fresh state, of another build of the objective if one is given; jitted
     evaluate: evaluation.Evaluate  # held-out figures; compiled once for the whole run
     diagnose: Callable[..., dict[str, Array]]  # of a state and the rows of its next batch; jitted
+    embedders: Callable[[state.TrainState], evaluation.Embedders]  # what probes ask of a state
 
 
 def keywords(config: ConfigDict) -> dict[str, Any]:
@@ -64,9 +65,21 @@ def build_objective(config: ConfigDict, encoder_params: PyTree = None) -> Object
     return registry.build("objectives", config.objective.name, represent, **keywords(config.objective), **dtype)
 
 
-def build(config: ConfigDict) -> Parts:
-    """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
-    config_checks.check(config)
+class Compiled(NamedTuple):
+    """What a config comes to, whatever its seed; each function is compiled once."""
+
+    objective: Objective
+    tx: optax.GradientTransformation
+    rate: optax.Schedule
+    weights: dict[str, float | None]
+    create: Callable[..., state.TrainState]  # (tables, rows [n, B, ...], seed, another objective=None)
+    forwards: evaluation.Forwards
+    embedders: Callable[[state.TrainState], evaluation.Embedders]
+    diagnose: Callable[..., dict[str, Array]]  # (state, tables, rows)
+
+
+def build_source(config: ConfigDict) -> Source:
+    """The data, checked against what the rest of the config asks of it."""
     source = registry.build(
         "data",
         config.data.name,
@@ -77,17 +90,22 @@ def build(config: ConfigDict) -> Parts:
     )
     curriculum.check(**config.curriculum, num_levels=source.num_levels)
     config_checks.check_labels(config, source.stats)
+    return source
+
+
+def compile_for(config: ConfigDict, source: Source) -> Compiled:
+    """Raises ValueError naming the key that does not fit."""
     objective = build_objective(config)
     weights = dict(config.weights)
     train_step.check_weights(weights, objective)
     config_checks.check_best_metric(config.best_metric, train_step.on_terms(weights))
     tx, rate = optimizer.build(num_steps=config.num_steps, freeze=config.freeze, **config.optimizer)
 
-    def create(objective: Objective, tables: PyTree, rows: PyTree) -> state.TrainState:
-        keys = jax.random.split(jax.random.key(config.seed), config.init_batches)
+    def create(objective: Objective, tables: PyTree, rows: PyTree, seed: Array) -> state.TrainState:
+        keys = jax.random.split(jax.random.key(seed), config.init_batches)
         batches = jax.vmap(source.gather, (None, 0, 0, None))(tables, rows, keys, True)
         together = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
-        run = state.create(objective, tx, together, config.seed, teacher=config.target_ema is not None)
+        run = state.create(objective, tx, together, seed, teacher=config.target_ema is not None)
         batch = jax.tree.map(lambda leaf: leaf[0], batches)
         fixed = (run.params, run.target_params, run.objective_state)
         # Traced and not computed: what cannot work on a batch is said before there is a run.
@@ -95,22 +113,57 @@ def build(config: ConfigDict) -> Parts:
         return run
 
     usual = jax.jit(functools.partial(create, objective))
-    first = functools.cache(lambda: curriculum.rows(source, 0, config.init_batches))  # codebooks start from them
 
-    def init(other: Objective | None = None) -> state.TrainState:
+    def create_of(tables: PyTree, rows: PyTree, seed: int, other: Objective | None = None) -> state.TrainState:
         compiled = usual if other is None else jax.jit(functools.partial(create, other))
-        return compiled(source.tables, first())
+        return compiled(tables, rows, seed)
 
     diagnosis = gradients.make_diagnose(
         objective, weights, max_grad_norm=config.max_grad_norm, freeze=tuple(config.freeze)
     )
 
     @jax.jit
-    def diagnose_rows(run: state.TrainState, tables: PyTree, rows: PyTree) -> dict[str, Array]:
+    def diagnose(run: state.TrainState, tables: PyTree, rows: PyTree) -> dict[str, Array]:
         return diagnosis(run, source.gather(tables, rows, state.step_keys(run).data, True))
 
-    def diagnose(run: state.TrainState, rows: PyTree) -> dict[str, Array]:
-        return diagnose_rows(run, source.tables, rows)
+    return Compiled(
+        objective,
+        tx,
+        rate,
+        weights,
+        create_of,
+        evaluation.compile_forwards(objective, source, weights),
+        evaluation.make_embedders(objective, window=context_window(config)),
+        diagnose,
+    )
 
-    evaluate = evaluation.make_evaluate(objective, source, weights, seed=config.seed)
-    return Parts(source, objective, tx, rate, weights, init, evaluate, diagnose)
+
+def assemble(config: ConfigDict, source: Source, compiled: Compiled) -> Parts:
+    """The parts of the run with this seed and its data."""
+    objective = compiled.objective
+    first = functools.cache(lambda: curriculum.rows(source, 0, config.init_batches))  # codebooks start from them
+
+    def init(other: Objective | None = None) -> state.TrainState:
+        return compiled.create(source.tables, first(), config.seed, other)
+
+    def diagnose(run: state.TrainState, rows: PyTree) -> dict[str, Array]:
+        return compiled.diagnose(run, source.tables, rows)
+
+    evaluate = evaluation.make_evaluate(objective, source, compiled.forwards, seed=config.seed)
+    return Parts(
+        source, objective, compiled.tx, compiled.rate, compiled.weights, init, evaluate, diagnose, compiled.embedders
+    )
+
+
+def build(config: ConfigDict) -> Parts:
+    """Builds the parts of a run. Raises ValueError naming the key that does not fit."""
+    config_checks.check(config)
+    source = build_source(config)
+    return assemble(config, source, compile_for(config, source))
+
+
+def of_seeds(configs: Sequence[ConfigDict]) -> list[Parts]:
+    """The parts of runs that differ in their seed alone: each with its own data, all with the same functions."""
+    sources = [build_source(config) for config in configs]
+    compiled = compile_for(configs[0], sources[0])
+    return [assemble(config, source, compiled) for config, source in zip(configs, sources, strict=True)]

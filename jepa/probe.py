@@ -8,13 +8,14 @@ they always come together.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
 from jepa import scorers
-from jepa.bootstrap import Outcome
+from jepa.bootstrap import Outcome, resampled
 from jepa.controls import CONTROLS, one_hot_pixels
 from jepa.data import _collections, _objects, _probes
 from jepa.probe_rows import Answered, row
@@ -58,26 +59,36 @@ def evaluate(
     pair at initialisation. `tasks` (those to fit on, those to evaluate by collection) are `load_tasks` unless given.
     Raises ValueError where a task of `trained_ids` would be evaluated.
     """
-    training, evaluation = load_tasks() if tasks is None else tasks
+    evaluation = (load_tasks() if tasks is None else tasks)[1]
     check(trained_ids, evaluation)
-    questions = _probes.build(training, evaluation, seed=seed)
-    table = _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir)
-    answered = {}
-    for name, encoder in {"trained": (embed, predict), "untrained": untrained}.items():
-        if encoder is not None:
-            answered[name] = answer(*encoder, table, questions)
-    for name, control in CONTROLS.items():
-        answered[name] = answer(jax.jit(control), None, table, questions)
-    answered["pixels"] = answers(one_hot_pixels(questions.grids), table, questions)
-    noise = np.random.default_rng(seed).normal(size=(len(questions.grids), 256)).astype(np.float32)
-    answered["no_information"] = answers(noise, table, questions)
+    questions, table, answered = _of_all_tasks(seed, cache_dir) if tasks is None else _controls(tasks, seed, cache_dir)
+    encoders = {"trained": (embed, predict)} | ({} if untrained is None else {"untrained": untrained})
+    answered = answered | {name: answer(*encoder, table, questions) for name, encoder in encoders.items()}
+    asked = {name: chance for name, chance in chances(questions).items() if name in answered["trained"]}
     return {
         "seed": seed,
         "num_tasks": {name: len(collection) for name, collection in evaluation.items()},
-        "rows": [
-            _row(name, chance, answered) for name, chance in chances(questions).items() if name in answered["trained"]
-        ],
+        "rows": [_row(name, chance, answered) for name, chance in asked.items()],
+        "resampled": {name: resampled(answered["trained"][name]) for name in asked},
     }
+
+
+def _controls(
+    tasks: tuple[list, dict[str, list]], seed: int, cache_dir: str
+) -> tuple[_probes.Questions, Table, dict[str, dict[str, Outcome]]]:
+    """The questions about tasks, their grids, and what the controls answer."""
+    questions = _probes.build(*tasks, seed=seed)
+    table = _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir)
+    answered = {name: answer(jax.jit(control), None, table, questions) for name, control in CONTROLS.items()}
+    answered["pixels"] = answers(one_hot_pixels(questions.grids), table, questions)
+    noise = np.random.default_rng(seed).normal(size=(len(questions.grids), 256)).astype(np.float32)
+    return questions, table, answered | {"no_information": answers(noise, table, questions)}
+
+
+@functools.cache
+def _of_all_tasks(seed: int, cache_dir: str) -> tuple[_probes.Questions, Table, dict[str, dict[str, Outcome]]]:
+    """`_controls` of `load_tasks`: the same for every encoder that a process asks."""
+    return _controls(load_tasks(), seed, cache_dir)
 
 
 def answer(embed: Embed, predict: Callable | None, table: Table, questions: _probes.Questions) -> dict[str, Outcome]:

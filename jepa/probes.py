@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from jepa import backend, checkpoint, evaluation, probe, probe_rows, program_probe, run_folder
+from jepa import backend, checkpoint, probe, probe_rows, program_probe, run_folder
 from jepa.data._primitives import FAMILIES
-from jepa.parts import build, context_window
+from jepa.evaluation import Embedders
+from jepa.parts import build
 from jepa.registry import nearest
 
 NAMES = ("arc", "programs")
-Embedders = dict[str, tuple[Callable, Callable | None]]  # `evaluation.embedders` of a state
 
 
 def ask(
@@ -57,8 +57,7 @@ def of_run(workdir: Path, names: Sequence[str], step: checkpoint.Step, held_out:
         saved = checkpoint.restore(checkpoint.open_reader(workdir / "checkpoints"), jax.eval_shape(parts.init), step)
         if saved is None:
             raise ValueError(f"there is no checkpoint in {workdir / 'checkpoints'}")
-        window, states = context_window(config), (saved.state, parts.init())
-        trained, untrained = (evaluation.embedders(parts.objective, run, window=window) for run in states)
+        trained, untrained = parts.embedders(saved.state), parts.embedders(parts.init())
     finally:
         parts.source.close()
     given = dict(seen_ids=saved.host["seen_ids"], cache_dir=config.cache_dir, held_out=held_out)

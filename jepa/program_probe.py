@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jepa import probe, program_scorers, scorers
-from jepa.bootstrap import Outcome
+from jepa.bootstrap import Outcome, resampled
 from jepa.controls import CONTROLS, one_hot_pixels
 from jepa.data import _collections, _objects, _program_probes
 from jepa.data._primitives import FAMILIES, numbers
@@ -65,15 +65,13 @@ def evaluate(
     noise = np.random.default_rng(seed).normal(size=(len(questions.grids), 256)).astype(np.float32)
     plain = {"pixels": _pixels(questions.grids), "no_information": noise.__getitem__}
     answered |= {name: answers(z, questions, masks, episodes) for name, z in plain.items()}
+    asked = {name: c for name, c in chances(questions, masks, episodes).items() if name in answered["trained"]}
     return {
         "seed": seed,
         "num_tasks": {"arc1": len(np.unique(questions.evaluation.groups))},
         "held_out": sorted(apart),
-        "rows": [
-            _row(name, chance, answered)
-            for name, chance in chances(questions, masks, episodes).items()
-            if name in answered["trained"]
-        ],
+        "rows": [_row(name, chance, answered) for name, chance in asked.items()],
+        "resampled": {name: resampled(answered["trained"][name]) for name in asked},
     }
 
 

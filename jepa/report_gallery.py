@@ -30,7 +30,7 @@ Place = Callable[[np.ndarray, int, str, dict[str, np.ndarray]], int]
 
 
 class Weights(NamedTuple):
-    """What `evaluation.embedders` reads of a training state."""
+    """What `evaluation.make_embedders` reads of a training state."""
 
     params: PyTree
     objective_state: PyTree
@@ -85,7 +85,7 @@ def read(workdir: Path, step: checkpoint.Step) -> Latents:
         raise ValueError(f"its config is not one that this version writes ({error})") from error
     params = {"heads": {}} | saved.state["params"]  # a checkpoint has no entry for what has no arrays
     state = saved.state["objective_state"] if "objective_state" in saved.state else {}
-    embedders = evaluation.embedders(objective, Weights(params, state), window=context_window(config))
+    embedders = evaluation.make_embedders(objective, window=context_window(config))(Weights(params, state))
     questions = _probes.build(tasks, {})
     table = _objects.tokenise(questions.grids, questions.backgrounds)
     spaces = {

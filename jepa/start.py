@@ -102,29 +102,38 @@ def host_record(config: ConfigDict, parts: Parts, inherited: list[str]) -> dict[
     }
 
 
+def fresh(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, dict[str, Any]]:
+    """A state at step 0, from `init_from` if that is given, and what the run remembers then."""
+    train_state, inherited = start_from(config, parts) if config.init_from else (parts.init(), [])
+    return train_state, host_record(config, parts, inherited)
+
+
+def record_of(config: ConfigDict, parts: Parts, host: dict[str, Any], step: int) -> dict[str, Any]:
+    """The record as a checkpoint holds it. Raises ValueError where this run cannot go on from there."""
+    if host["digest"] != parts.source.digest:
+        raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
+    if step % config.steps_per_call:
+        raise ValueError(
+            f"the run stopped at step {step}: config.steps_per_call {config.steps_per_call} must divide it"
+        )
+    record = host_record(config, parts, []) | host  # a run of an earlier version remembers less
+    return record | {
+        "patience": early_stopping.Patience(*record["patience"]),
+        "curriculum": curriculum.Curriculum(*record["curriculum"]),
+    }
+
+
 def restore_or_start(
     config: ConfigDict, parts: Parts, checkpoints: checkpoint.Checkpoints
 ) -> tuple[state.TrainState, int, dict[str, Any]]:
     """The state of the latest readable checkpoint, or a fresh one (from `init_from`, if given), its step and data."""
     restored = checkpoint.restore(checkpoints, jax.eval_shape(parts.init))
     if restored is None:
-        if config.init_from:
-            train_state, inherited = start_from(config, parts)
-            return train_state, 0, host_record(config, parts, inherited)
-        return parts.init(), 0, host_record(config, parts, [])
+        train_state, record = fresh(config, parts)
+        return train_state, 0, record
     for notice in restored.notices:
         print(notice)
-    if restored.host["digest"] != parts.source.digest:
-        raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
-    if restored.step % config.steps_per_call:
-        raise ValueError(
-            f"the run stopped at step {restored.step}: config.steps_per_call {config.steps_per_call} must divide it"
-        )
-    record = host_record(config, parts, []) | restored.host  # a run of an earlier version remembers less
-    record |= {
-        "patience": early_stopping.Patience(*record["patience"]),
-        "curriculum": curriculum.Curriculum(*record["curriculum"]),
-    }
+    record = record_of(config, parts, restored.host, restored.step)
     if record["aborted"] in config.abort:
         raise ValueError(
             f"config.abort ended this run at step {restored.step}: {record['aborted']!r} held; without it in "

@@ -47,7 +47,7 @@ def step_keys(state: TrainState) -> StepKeys:
 
 
 def create(
-    objective: Objective, tx: optax.GradientTransformation, batch: Batch, seed: int, *, teacher: bool
+    objective: Objective, tx: optax.GradientTransformation, batch: Batch, seed: int | Array, *, teacher: bool
 ) -> TrainState:
     """A fresh state for `batch`'s shapes; reproducible from `seed`. Meant to be jitted."""
     key_init, key_train = jax.random.split(jax.random.key(seed))

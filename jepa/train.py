@@ -40,7 +40,7 @@ from jepa import (
     stopwatch,
     train_step,
 )
-from jepa.parts import Parts, build, context_window
+from jepa.parts import Parts, build
 from jepa.start import OF_THE_DATA, how_to_extend, is_finished, is_over, restore_or_start
 from jepa.types import Array, PyTree
 
@@ -60,8 +60,8 @@ def quantised_probe(parts: Parts, num: int = 64) -> Callable[[PyTree, PyTree], t
     return probe
 
 
-def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
-    """The compiled dispatch: (state, tables, rows, leaves [k, B, ...]) -> (state after k steps, metrics [k] of each).
+def make_dispatch(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
+    """A function (state, tables, rows, leaves [k, B, ...]) -> (state after k steps, metrics [k] of each).
 
     With a quantizer, `codes/drift` is the change of quantised tokens (`jepa.diagnostics.change`) by a step, and
     `codes/jump` what the quantizer alone made of it, its parameters and state moved and the encoder held: an encoder
@@ -88,13 +88,17 @@ def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[sta
         changes = {"codes/drift": diagnostics.change(before, moved, mask), "codes/jump": by_quantizer}
         return (after, moved), measured | changes
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_call(run: state.TrainState, tables: PyTree, rows: PyTree):
+    def dispatch(run: state.TrainState, tables: PyTree, rows: PyTree):
         before = None if probe is None else probe(run.params, run.objective_state)[0]
         (run, _), history = jax.lax.scan(functools.partial(body, tables), (run, before), rows)
         return run, history
 
-    return train_call
+    return dispatch
+
+
+def make_train_call(config: ConfigDict, parts: Parts) -> Callable[..., tuple[state.TrainState, dict[str, Array]]]:
+    """`make_dispatch`, compiled; the state it is given becomes the one it returns."""
+    return jax.jit(make_dispatch(config, parts), donate_argnums=0)
 
 
 class Interrupted(Exception):
@@ -333,8 +337,7 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
     result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
     result["asked"] = list(config.probes)
     if config.probes:
-        window, states = context_window(config), (train_state, parts.init())
-        trained, untrained = (evaluation.embedders(parts.objective, run, window=window) for run in states)
+        trained, untrained = parts.embedders(train_state), parts.embedders(parts.init())
     if set(config.probes) & set(probes.NAMES):
         given = dict(seen_ids=seen_ids, cache_dir=config.cache_dir)
         result["probes"] = probes.ask(config.probes, trained, untrained, **given)

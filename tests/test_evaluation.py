@@ -16,7 +16,8 @@ def evaluated(config="configs/lejepa.py:tiny", num_sources=None, **objective):
     config.objective.update(objective)
     parts = build(config)
     source = parts.source._replace(validation=dict(list(parts.source.validation.items())[:num_sources]))
-    evaluate = evaluation.make_evaluate(parts.objective, source, parts.weights, seed=0)
+    forwards = evaluation.compile_forwards(parts.objective, source, parts.weights)
+    evaluate = evaluation.make_evaluate(parts.objective, source, forwards, seed=0)
     return parts, parts.init(), evaluate
 
 
@@ -107,12 +108,12 @@ def test_demo_gain_is_one_less_the_ratio_of_mean_errors_with_whole_tasks_resampl
 @pytest.mark.slow
 def test_probes_are_given_the_space_in_which_the_prediction_lives():
     parts, state, _ = evaluated()
-    embed, predict = evaluation.embedders(parts.objective, state)["pooled"]
+    embed, predict = evaluation.make_embedders(parts.objective)(state)["pooled"]
     batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
     assert embed(batch.target).shape == predict(batch.context).shape == (16, 16)
 
     parts, state, _ = evaluated(projector_dim=6)
-    both = evaluation.embedders(parts.objective, state)
+    both = evaluation.make_embedders(parts.objective)(state)
     assert both["pooled"][1] is None and both["pooled"][0](batch.target).shape == (16, 16)
     embed, predict = both["projected"]
     assert embed(batch.target).shape == predict(batch.context).shape == (16, 6)
@@ -123,8 +124,8 @@ def test_a_predictor_is_given_the_last_frames_of_a_context_longer_than_those_it_
     parts, state, _ = evaluated(predictor="pooled", context="mean")
     batch = parts.source.gather(parts.source.tables, parts.source.indices(0), jax.random.key(0), True)
     last = jax.tree.map(lambda leaf: leaf[:, -1:], batch.context)
-    cut = evaluation.embedders(parts.objective, state, window=1)["pooled"][1]
-    whole = evaluation.embedders(parts.objective, state)["pooled"][1]
+    cut = evaluation.make_embedders(parts.objective, window=1)(state)["pooled"][1]
+    whole = evaluation.make_embedders(parts.objective)(state)["pooled"][1]
     np.testing.assert_array_equal(cut(batch.context), cut(last))
     np.testing.assert_allclose(cut(batch.context), whole(last), rtol=1e-5)
     assert np.abs(whole(batch.context) - cut(batch.context)).max() > 1e-3

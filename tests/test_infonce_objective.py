@@ -119,9 +119,8 @@ def test_a_step_pushes_what_the_teacher_said_before_it_and_evaluation_pushes_not
     order = (int(queue.cursor) + np.arange(24)) % 24
     assert list(np.asarray(queue.ids)[order]) == shown[-24:]
     np.testing.assert_allclose(np.asarray(queue.embeddings)[order], said[-24:], rtol=1e-4, atol=1e-5)
-    evaluate = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)
     before = jax.tree.map(np.array, state.objective_state)
-    evaluate(state, 16)
+    parts.evaluate(state, 16)
     assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.array, state.objective_state)))
 
 
@@ -236,7 +235,7 @@ def test_a_step_that_is_not_finite_leaves_queue_and_teacher_alone():
 @pytest.mark.slow
 def test_evaluation_tells_the_target_from_negatives_of_its_task_and_of_its_palette():
     parts, state = built(**{"data.num_negatives": 2})
-    metrics = evaluation.make_evaluate(parts.objective, parts.source, parts.weights, seed=0)(state, 32).metrics
+    metrics = parts.evaluate(state, 32).metrics
     for kind in ("same_task", "palette_matched"):
         figures = {name: metrics[f"val/{kind}/{name}"] for name in ("infonce", "chance", "accuracy", "share")}
         assert 0 < figures["chance"] <= np.log(3) + 1e-6

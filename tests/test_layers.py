@@ -48,6 +48,8 @@ LAYERS = (
         "findings_record",
         "findings_rules",
         "findings_training",
+        "launch",
+        "suite_statistics",
         "report_run",
         "report_curves",
         "report_figures",
@@ -58,11 +60,12 @@ LAYERS = (
     ),
     (
         *("main", "train", "parts", "start", "profiling", "config_checks", "dry_run"),
+        *("seeds", "suites", "ablation", "suite_report"),
         *("cache", "encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", ""),
     ),
 )
 READERS_OF_CONFIGS = (
-    *("main", "train", "parts", "start", "config_checks", "dry_run"),
+    *("main", "train", "parts", "start", "config_checks", "dry_run", "seeds", "suites"),
     *("cache", "encode", "codes", "probes", "replay", "report_gallery"),
 )
 # Of clu, these three import TensorFlow.

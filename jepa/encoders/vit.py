@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jepa.modules import Block, drop_path, masked_mean
+from jepa.modules import Block, LayerNorm, drop_path, masked_mean
 from jepa.precision import compute_dtype as resolve_dtype
 from jepa.types import Array, Encoder, Observation, PyTree
 
@@ -69,7 +69,7 @@ class ImageTokens(nn.Module):
         for layer in range(self.depth):
             x = Block(self.num_heads, dtype=self.dtype)(x, mask, kept=self.kept(key, layer, len(x)))
         x = jnp.concatenate([x[:, :1], x[:, 1 + self.num_registers :]], axis=1)
-        return nn.LayerNorm(dtype=self.dtype)(x).astype(jnp.float32)
+        return LayerNorm(dtype=self.dtype)(x).astype(jnp.float32)
 
     def position(self, shape: tuple[int, int]) -> Array:
         """[rows, columns, dim], interpolated where the image has another number of patches."""

@@ -7,7 +7,6 @@ Everything is computed in float32, in float64 if that is what comes in.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jepa.precision import wide
@@ -20,7 +19,7 @@ def unit(x: Array, *, eps: float = 1e-6) -> Array:
     `x / max(|x|, eps)` would have a NaN gradient at zero, where the norm has none.
     """
     x = wide(x)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
 def squared_error(predicted: Array, target: Array) -> Array:

@@ -137,7 +137,7 @@ def jarque_bera(u: Array, *, eps: float = 1e-8) -> Array:
     d = d - jnp.mean(d, axis=-2, keepdims=True)  # what rounding of the mean left, 3 / std of which skewness would see
     variance = jnp.sum(jnp.square(d), axis=-2) / max(1, num - 1)
     floor = jnp.maximum(variance, eps)
-    t = d * jax.lax.rsqrt(floor)[..., None, :]
+    t = d / jnp.sqrt(floor)[..., None, :]
     skewness, kurtosis = jnp.mean(t**3, axis=-2), jnp.mean(t**4, axis=-2)
     location = num * jnp.square(mean) / floor + 0.5 * (num - 1) * jnp.square(variance - 1.0)
     return location + num * (jnp.square(skewness) / 6.0 + jnp.square(kurtosis - 3.0) / 24.0)

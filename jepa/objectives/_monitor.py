@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jepa.modules import LayerNorm
 from jepa.types import Array, PyTree
 
 
@@ -17,7 +18,7 @@ class LinearProbe(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Array) -> Array:
-        return nn.Dense(self.num_classes)(nn.LayerNorm()(pooled))
+        return nn.Dense(self.num_classes)(LayerNorm()(pooled))
 
 
 def init(key: Array, pooled: Array, num_classes: int) -> PyTree:

@@ -22,13 +22,13 @@ def flat(tokens: Array, mask: Array) -> tuple[Array, Array]:
 
 def unit(x: Array, eps: float = 1e-6) -> Array:
     """x / max(||x||, eps), whose gradient is finite at 0."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), eps**2))
 
 
 def normalised(x: Array, eps: float = 1e-6) -> Array:
     """x with mean 0 and variance 1 over its last axis, 0 where it is constant (layer normalisation)."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
 
 
 def nearest(tokens: Array, codebook: Array) -> Array:

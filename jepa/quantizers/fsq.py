@@ -96,7 +96,7 @@ def build(*, levels: tuple[int, ...] = (8, 5, 5, 5), hidden_dim: int = 128, stat
         return mean, masked_mean(centred[:, :, None] * centred[:, None, :], mask)
 
     def standardise(state: PyTree, u: Array) -> Array:
-        return (u - state["mean"][None]) * jax.lax.rsqrt(jnp.diag(state["covariance"]) + 1e-6)[None]
+        return (u - state["mean"][None]) / jnp.sqrt(jnp.diag(state["covariance"]) + 1e-6)[None]
 
     def expand(params: PyTree, values: Array) -> Array:
         return _dense(jax.nn.gelu(_dense(values, params["hidden"])), params["expand"])
