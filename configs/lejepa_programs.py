@@ -18,9 +18,11 @@ from ml_collections import ConfigDict
 
 from configs import base, lejepa
 
+VARIANTS = ("tiny", "mixture", "curriculum", "analogies", "orbits")
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    words = base.words(variant, ("tiny", "mixture", "curriculum", "analogies", "orbits"))
+    words = base.words(variant, VARIANTS)
     config = lejepa.get_config("tiny" if "tiny" in words else "")
     if "tiny" not in words:
         config.num_steps = 800

@@ -1,9 +1,10 @@
 """What does training on drawn programs teach, of families it met and of others, and does it help on real ARC?
 
-    python experiments/programs.py                       # three seeds of each of three runs, then the report
+    python experiments/programs.py                       # three seeds of each of four runs, then the report
 
 The same model for as many steps on programs (`configs/lejepa_programs.py`), on ARC and programs by halves
-(`:mixture`), and on ARC alone (`configs/lejepa.py`). Trains what is not trained yet (an interrupted run resumes), reads
+(`:mixture`), and on ARC alone (`configs/lejepa.py`); and for twice as many on programs by contrast
+(`configs/infonce_programs.py`). Trains what is not trained yet (an interrupted run resumes), reads
 every `probes.json`, and writes `experiments/reports/programs/`.
 """
 
@@ -22,8 +23,10 @@ from jepa import metrics
 RUNS = {
     "programs": ("configs/lejepa_programs.py",),
     "mixture": ("configs/lejepa_programs.py:mixture",),
+    "contrastive": ("configs/infonce_programs.py",),
     "arc": ("configs/lejepa.py", "--config.num_steps=800", "--config.probes=('arc', 'programs')"),
 }
+LEARNERS = {"programs": "Trained on programs alone", "contrastive": "Trained on programs alone, by contrast"}
 FOLDER = Path("experiments/reports/programs")
 HELD_OUT = {  # by what is predicted: the metric in a run on programs, and in a mixture
     "analogies": ("val/", "val/analogies/"),
@@ -48,9 +51,14 @@ def train(name: str, seed: int) -> tuple[dict, dict]:
 
 
 def scores(results: list[dict], space: str) -> dict[str, list[dict]]:
-    """By probe, the rows of all seeds."""
-    found = zip(*(result["probes"][space]["rows"] for result in results), strict=True)
-    return {rows[0]["probe"]: list(rows) for rows in found}
+    """By probe, the rows of all seeds; those of a predictor from the space that it predicts in."""
+    found = {}
+    for part in (space, space.replace("pooled", "projected")):
+        for row in results[0]["probes"][part]["rows"] if part in results[0]["probes"] else ():
+            if part == space or row["probe"].endswith("predictor_l2"):
+                same = [each["probes"][part]["rows"] for each in results]
+                found[row["probe"]] = [next(r for r in rows if r["probe"] == row["probe"]) for rows in same]
+    return found
 
 
 def held_out_figures(results: dict[str, list[dict]]) -> dict[str, dict[str, dict]]:
@@ -58,11 +66,11 @@ def held_out_figures(results: dict[str, list[dict]]) -> dict[str, dict[str, dict
     figures: dict[str, dict[str, dict]] = {name: {} for name in results}
     for name, runs in results.items():
         if name != "arc":
-            place = ("programs", "mixture").index(name)
+            place = int(name == "mixture")
             for what, prefix in HELD_OUT.items():
                 values = [run["validation"][f"{prefix[place]}prediction/copy_ratio"] for run in runs]
                 figures[name][what] = _seeds.over_seeds(values)
-        if name != "programs":
+        if name in ("mixture", "arc"):
             values = [run["validation"]["val/prediction/copy_ratio"] for run in runs]
             figures[name]["ARC"] = _seeds.over_seeds(values)
     return figures
@@ -80,8 +88,16 @@ def summarise(results: dict[str, list[dict]]) -> dict:
                     name: _seeds.over_seeds([row["baselines"][name]["score"] for row in rows])
                     for name in rows[0]["baselines"]
                 },
-                "over_best_control": [row["over_best_control"] for row in rows],
-                "untrained": _seeds.over_seeds([row["untrained"]["score"] for row in rows]),
+                "over_best_control": {
+                    name: [row["over_best_control"] for row in table[probe]]
+                    for name, table in per_run.items()
+                    if name in LEARNERS and probe in table
+                },
+                "untrained": {
+                    name: _seeds.over_seeds([row["untrained"]["score"] for row in table[probe]])
+                    for name, table in per_run.items()
+                    if name in LEARNERS and probe in table
+                },
             }
             for name, table in per_run.items():
                 if probe in table:
@@ -103,12 +119,14 @@ def summarise(results: dict[str, list[dict]]) -> dict:
 def answer(summary: dict) -> str:
     """What held, in sentences."""
     said = []
-    for probe, bar in BARS.items():
-        row = summary["probes"][f"programs: {probe}"]
-        beaten = all(gain["low"] > 0 for gain in row["over_best_control"]) and row["programs"]["low"] > bar
-        verdict = "beats" if beaten else "does not beat"
-        control = row["over_best_control"][0]["control"]
-        said.append(f"- `{probe}`: {_seeds.cell(row['programs'])} {verdict} {bar} and its best control, {control}.")
+    for name in (name for name in LEARNERS if name in summary["figures"]):
+        said.append(f"\n{LEARNERS[name]}:\n")
+        for probe, bar in BARS.items():
+            row = summary["probes"][f"programs: {probe}"]
+            over = row["over_best_control"][name]
+            beaten = all(gain["low"] > 0 for gain in over) and "low" in row[name] and row[name]["low"] > bar
+            verdict, control = "beats" if beaten else "does not beat", over[0]["control"]
+            said.append(f"- `{probe}`: {_seeds.cell(row[name])} {verdict} {bar} and its best control, {control}.")
     transfer = {"better": [], "worse": []}
     for name, row in summary["probes"].items():
         if name.startswith("ARC: ") and "mixture_over_arc" in row:
@@ -117,10 +135,9 @@ def answer(summary: dict) -> str:
                 transfer["better" if difference["low"] > 0 else "worse"].append(name.removeprefix("ARC: "))
     lines = [f"- {verdict}: {', '.join(names) or 'none'}" for verdict, names in transfer.items()]
     if "mixture" not in summary["figures"] or "arc" not in summary["figures"]:
-        return "\n".join(["Trained on programs alone:\n", *said, ""])
+        return "\n".join([*said, ""])
     return "\n".join(
         [
-            "Trained on programs alone:\n",
             *said,
             "\nOn the real ARC probes, programs in place of half of the ARC rows are, by Welch intervals over seeds:\n",
             *lines,
@@ -140,7 +157,7 @@ def picture(summary: dict, file: Path) -> None:
             rows = [summary["probes"][name][run] for name in names]
             mean = np.array([row["mean"] for row in rows])
             high = np.array([row["high"] if "high" in row else row["mean"] for row in rows])
-            shift = 0.2 * (1 - colour)
+            shift = 0.15 * (1.5 - colour)
             axes.errorbar(
                 mean, places + shift, xerr=high - mean, fmt="o", ms=4, capsize=2, color=f"C{colour}", label=run
             )
@@ -156,7 +173,9 @@ def picture(summary: dict, file: Path) -> None:
 
 
 def probe_table(summary: dict, kind: str) -> str:
-    header = ["probe", *summary["figures"], "untrained", *_seeds.CONTROLS, "chance", "mixture over ARC alone"]
+    learners = [name for name in LEARNERS if name in summary["figures"]]
+    untrained = [f"{name}, untrained" for name in learners]
+    header = ["probe", *summary["figures"], *untrained, *_seeds.CONTROLS, "chance", "mixture over ARC alone"]
     lines = []
     for name, row in summary["probes"].items():
         if not name.startswith(f"{kind}: "):
@@ -165,7 +184,8 @@ def probe_table(summary: dict, kind: str) -> str:
         controls = [f"{row['controls'][control]:.3f}" for control in _seeds.CONTROLS]
         over = _seeds.signed(row["mixture_over_arc"]) if "mixture_over_arc" in row else ""
         chance = f"{row['chance']:.3f}"
-        lines.append([name.removeprefix(f"{kind}: "), *runs, _seeds.cell(row["untrained"]), *controls, chance, over])
+        before = [_seeds.cell(row["untrained"][run]) if run in row["untrained"] else "" for run in learners]
+        lines.append([name.removeprefix(f"{kind}: "), *runs, *before, *controls, chance, over])
     return _seeds.table(header, lines)
 
 
@@ -178,16 +198,16 @@ def markdown(summary: dict, seeds: list[int]) -> str:
     ]
     paired = []
     for name, row in summary["probes"].items():
-        if name.startswith("programs: "):
-            gains = [f"{g['difference']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in row["over_best_control"]]
-            control = row["over_best_control"][0]["control"]
-            paired.append([name.removeprefix("programs: "), control, *gains])
+        for run, over in row["over_best_control"].items():
+            if name.startswith("programs: "):
+                gains = [f"{g['difference']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in over]
+                paired.append([name.removeprefix("programs: "), run, over[0]["control"], *gains])
     waited = ", ".join(f"{name} {_seeds.cell(share)}" for name, share in summary["input_share"].items())
     return "\n".join(
         [
             f"# {__doc__.splitlines()[0]}\n",
             answer(summary),
-            f"Seeds {seeds}, 800 steps of 128 rows each; means with 95 % t intervals over seeds.\n",
+            f"Seeds {seeds}, 800 steps of 128 rows each, contrastive 1600; means with 95 % t intervals over seeds.\n",
             "![program probes](probes.svg)\n",
             "## Prediction error over that of copying the last context grid, held out\n",
             _seeds.table(["", *figures], predicted),
@@ -195,9 +215,9 @@ def markdown(summary: dict, seeds: list[int]) -> str:
             "`held_in` and `held_out`: families that the run on programs has met and has not; `all`: both. Controls",
             "are fixed networks and raw features on the same questions.\n",
             probe_table(summary, "programs"),
-            "Paired difference of the run on programs to the best control, per seed, 95 % bootstrap interval over",
+            "Paired difference of the runs on programs to the best control, per seed, 95 % bootstrap interval over",
             "tasks:\n",
-            _seeds.table(["probe", "best control", *(f"seed {seed}" for seed in seeds)], paired),
+            _seeds.table(["probe", "run", "best control", *(f"seed {seed}" for seed in seeds)], paired),
             "## Probes on ARC\n",
             probe_table(summary, "ARC"),
             f"Share of the time spent waiting for data: {waited}.\n",

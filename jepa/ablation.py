@@ -68,7 +68,7 @@ def run_job(path: Path) -> None:
 
 def note_time(workdirs: Sequence[Path], seconds: float) -> None:
     """Adds to `wall.json` of each run what this process spent on it and on those trained together with it."""
-    for workdir in workdirs:
+    for workdir in filter(Path.is_dir, workdirs):  # there is none where the config was refused
         path = workdir / suite_report.WALL
         before = json.loads(path.read_text())["seconds"] if path.is_file() else 0.0
         run_folder.atomic_write_json(path, {"seconds": round(before + seconds, 1), "together": len(workdirs)})

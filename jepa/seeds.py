@@ -67,9 +67,9 @@ def run(configs: Sequence[ConfigDict], workdirs: Sequence[Path], folder: Path) -
         with run_folder.graceful_stop() as stop_requested:
             states, progress = loop(members, checkpoints, states, step, progress, stop_requested)
         failed = finish(members, states, progress)
-    shutil.rmtree(folder)
     if failed:
         raise FloatingPointError("; ".join(failed))
+    shutil.rmtree(folder)
 
 
 def check(configs: Sequence[ConfigDict]) -> None:
@@ -137,7 +137,8 @@ def loop(
     progress: Progress,
     stop_requested: Callable[[], str | None],
 ) -> tuple[state.TrainState, Progress]:
-    """Trains all members from `step` to the last one; cadences, and what is recorded, are those of `train.loop`.
+    """Trains all members from `step` to the last one; cadences, and the lines of the record, are those of `train.loop`,
+    but no doctor looks on and no event is kept.
 
     A member whose loss stays non-finite stands still, since its steps are not applied, and the others go on.
     """
@@ -214,6 +215,8 @@ def finish(members: Sequence[Member], states: state.TrainState, progress: Progre
     failed = []
     for member, run, record, held_out in zip(members, unstack(states), *progress, strict=True):
         config, parts, workdir = member
+        if start.is_finished(config, int(run.step), record, workdir):
+            continue
         try:
             train.check_health(run, config, parts)
         except FloatingPointError as error:

@@ -60,7 +60,7 @@ LAYERS = (
     ),
     (
         *("main", "train", "parts", "start", "profiling", "config_checks", "dry_run"),
-        *("seeds", "suites", "ablation", "suite_report"),
+        *("seeds", "suites", "ablation", "suite_summary", "suite_report"),
         *("cache", "encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", ""),
     ),
 )

@@ -38,6 +38,7 @@ def test_a_step_of_two_seeds_is_two_steps(spec):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * max(1e-3, np.abs(other).max()))
 
 
+@pytest.mark.slow
 def test_parts_of_seeds_are_those_of_each_seed():
     shared = of_seeds([config_of(CONFIGS[0], seed) for seed in (0, 5)])[1]
     own = build(config_of(CONFIGS[0], 5))
@@ -97,3 +98,24 @@ def test_runs_that_cannot_be_trained_together_are_refused(tmp_path):
         config.early_stopping.patience = 2
     with pytest.raises(ValueError, match="train these seeds one by one"):
         seeds.check([one, two])
+
+
+@pytest.mark.slow
+def test_a_seed_that_stays_non_finite_stands_still_and_the_others_are_finished(tmp_path, monkeypatch):
+    configs = [config_of(CONFIGS[0], seed, max_bad_steps=3) for seed in (0, 1)]
+    places = [tmp_path / f"seed{seed}" for seed in (0, 1)]
+    fresh = seeds.start.fresh
+
+    def broken(config, parts):
+        run, record = fresh(config, parts)
+        if config.seed == 1:
+            run = run.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, run.params))
+        return run, record
+
+    monkeypatch.setattr(seeds.start, "fresh", broken)
+    for _ in range(2):  # the second time nothing is left to train
+        with pytest.raises(FloatingPointError, match=r"seed 1: .* steps in a row were not finite"):
+            seeds.run(configs, places, tmp_path / "joint")
+        assert (places[0] / "probes.json").is_file() and not (places[1] / "probes.json").exists()
+    lines = [line for line in metrics.read_record(places[0] / "metrics.jsonl") if "health/skipped" in line]
+    assert (lines[-1]["step"], lines[-1]["health/skipped"]) == (20, 0)
