@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jepa import main
+from jepa import curriculum, main, parts, train
 from jepa.data import mixture, programs
 from jepa.parts import keywords
 
@@ -88,3 +88,12 @@ def test_the_config_mixes_arc_and_programs():
     batch = jax.eval_shape(lambda rows: source.gather(source.tables, rows, jax.random.key(0), True), source.indices(0))
     assert batch.context["size"].shape == (16, 3, 2)
     assert next(iter(source.validation)) == "arc" and "orbits_families" in source.validation
+
+
+def test_the_contrastive_config_learns_from_programs():
+    config = main.load_config("configs/infonce_programs.py:tiny")
+    built = parts.build(config)
+    rows = curriculum.rows(built.source, 0, 2)
+    dispatch = train.make_dispatch(config, built)
+    state, measured = jax.eval_shape(dispatch, jax.eval_shape(built.init), built.source.tables, rows)
+    assert measured["loss/infonce"].shape == (2,) and state.objective_state["queue"].embeddings.shape == (24, 8)

@@ -1,11 +1,15 @@
 """A suite is data: what it resolves to, how its runs are known, and what is left to train."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from jepa import config_checks, run_folder, suites
 from jepa.suites import Claim, Metric, Suite
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "SUITE = Suite(" in path.read_text()]
 
 
 def suite(**fields):
@@ -138,3 +142,15 @@ def test_seeds_that_have_begun_together_go_on_together(tmp_path):
     finish(planned[0])  # killed while the others were being evaluated
     (again,) = suites.jobs(planned, tmp_path, together=True)
     assert (again.id, again.folder, again.runs) == (job.id, job.folder, job.runs)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_every_suite_of_this_repository_can_be_run(path):
+    loaded = suites.load(str(path))
+    ids = set()
+    for variant in suites.names(loaded):
+        config = suites.resolve(loaded, variant, 0)
+        config_checks.check(config)
+        ids.add(suites.identity(config, "data"))
+    assert len(ids) == len(suites.names(loaded))  # no two variants are the same
+    assert len(loaded.seeds) >= 5 and loaded.claims

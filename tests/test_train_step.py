@@ -242,7 +242,7 @@ def test_a_nan_in_a_term_of_weight_zero_is_reported_and_not_trained_on():
     assert total == 2.0 and jnp.isnan(metrics["loss/b"])
 
 
-@pytest.mark.parametrize("variant", ["", "base"])
+@pytest.mark.parametrize("variant", ["", "small", "base"])
 def test_the_sizes_that_users_run_are_traced_with_a_state_that_keeps_its_shapes(variant):
     config = tiny(variant)
     built = build(config)
