@@ -120,7 +120,7 @@ def answer(summary: dict) -> str:
     """What held, in sentences."""
     said = []
     for name in (name for name in LEARNERS if name in summary["figures"]):
-        said.append(f"\n{LEARNERS[name]}:\n")
+        said += ["", f"{LEARNERS[name]}:\n"] if said else [f"{LEARNERS[name]}:\n"]
         for probe, bar in BARS.items():
             row = summary["probes"][f"programs: {probe}"]
             over = row["over_best_control"][name]
@@ -202,12 +202,13 @@ def markdown(summary: dict, seeds: list[int]) -> str:
             if name.startswith("programs: "):
                 gains = [f"{g['difference']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in over]
                 paired.append([name.removeprefix("programs: "), run, over[0]["control"], *gains])
+    longer = ", 1600 by contrast" if "contrastive" in figures else ""
     waited = ", ".join(f"{name} {_seeds.cell(share)}" for name, share in summary["input_share"].items())
     return "\n".join(
         [
             f"# {__doc__.splitlines()[0]}\n",
             answer(summary),
-            f"Seeds {seeds}, 800 steps of 128 rows each, contrastive 1600; means with 95 % t intervals over seeds.\n",
+            f"Seeds {seeds}, 800 steps of 128 rows each{longer}; means with 95 % t intervals over seeds.\n",
             "![program probes](probes.svg)\n",
             "## Prediction error over that of copying the last context grid, held out\n",
             _seeds.table(["", *figures], predicted),
