@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from jepa import run_folder
+from jepa.suite_report import table
 
 SHAPE = ("std", "std_min", "std_max", "effective_rank", "effective_rank_expected", "rank_ratio")
 CONTROLS = ("randnet", "tables", "histogram", "pixels")
@@ -51,11 +52,6 @@ def versus(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def signed(value: dict[str, float]) -> str:
     return f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def summarise(results: list[dict], figures: tuple[str, ...]) -> dict:

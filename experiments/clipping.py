@@ -5,14 +5,13 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/clipping/report.md.
 """
 
+from experiments._small import IN_BATCH, PROBES, RANK, length
 from jepa.suites import Claim, Metric, Suite
-
-IN_BATCH, EDIT, RETRIEVAL = "InfoNCE in the batch", "edit, delta-cosine", "retrieval, delta"
 
 SUITE = Suite(
     question="Does clipping the gradient slow AdamW down?",
     config="configs/infonce.py:small",
-    overrides={"num_steps": 200, "eval_every": 50, "checkpoint_every": 100, "diagnose_every": 200},
+    overrides=length(200, 50),
     variants={
         "clip 0.5": {"max_grad_norm": 0.5},
         "clip 0.01": {"max_grad_norm": 0.01},
@@ -22,9 +21,8 @@ SUITE = Suite(
         Metric(IN_BATCH, "val/infonce/in_batch"),
         Metric("share of clipped steps", "grad/clipped_share", source="last"),
         Metric("gradient norm, largest", "grad/norm_max", source="largest"),
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        RANK,
+        *PROBES,
     ],
     claims=[
         Claim("a clip at 0.5 slows learning against one at 1.0", "clip 0.5", IN_BATCH, "higher"),

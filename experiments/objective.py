@@ -7,10 +7,11 @@ A suite of runs (`jepa.suites`); the answer is in experiments/reports/objective/
 
 from configs import infonce
 from configs.lejepa_codes import QUANTIZERS
+from experiments._small import EDIT, PROBES, RANK, RETRIEVAL, length
 from jepa.suites import Claim, Metric, Suite
 
 CONTRASTIVE = infonce.get_config("small")
-EDIT, HARD, RETRIEVAL = "edit, delta-cosine", "hard, delta-cosine", "retrieval, delta"
+HARD = "hard, delta-cosine"
 DOCUMENTED_CODES = {"decay": 0.95, "commitment": 0.15, "initialise": "documented", "smoothing": 1e-5}
 
 
@@ -44,7 +45,7 @@ WITHOUT_CODES = contrastive(objective={"relation_normalize": "mean"}, weights={"
 SUITE = Suite(
     question="Which objective, and how little of it, is enough?",
     config="configs/lejepa.py:small",
-    overrides={"num_steps": 300, "eval_every": 100, "checkpoint_every": 100, "diagnose_every": 300},
+    overrides=length(300, 100),
     variants={
         "documented, as it was": AS_IT_WAS,
         "documented, as intended": AS_INTENDED,
@@ -56,12 +57,12 @@ SUITE = Suite(
         "LeJEPA, pooled": {"objective.predictor": "pooled"},
     },
     metrics=[
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
+        RANK,
         Metric("usage of codes", "codes/usage", better="higher"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
+        PROBES[0],
         Metric("edit, L2", "pooled: rule/arc1/edit/analogy_l2", source="probe", better="higher"),
         Metric(HARD, "pooled: rule/arc1/hard/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        PROBES[1],
         Metric("diagonal symmetry", "pooled: facts/diagonal", source="probe", better="higher"),
     ],
     claims=[

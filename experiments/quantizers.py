@@ -6,11 +6,11 @@ A suite of runs (`jepa.suites`); the answer is in experiments/reports/quantizers
 """
 
 from configs.lejepa_codes import QUANTIZERS
+from experiments._small import PROBES, RANK, RETRIEVAL, length
 from jepa.suites import Claim, Metric, Suite
 
 COMMON = {"weights.quantizer": 1.0, "init_batches": 2}
 DOCUMENTED = {"initialise": "documented", "smoothing": 1e-5}
-EDIT, RETRIEVAL = "edit, delta-cosine", "retrieval, delta"
 
 
 def codes(quantizer, **fields):
@@ -21,7 +21,7 @@ def codes(quantizer, **fields):
 SUITE = Suite(
     question="What does a discrete code cost, and which quantizer costs least?",
     config="configs/lejepa.py:small",
-    overrides={"num_steps": 200, "eval_every": 50, "checkpoint_every": 100, "diagnose_every": 200},
+    overrides=length(200, 50),
     variants={
         "EMA VQ": codes("vq_ema"),
         "EMA VQ, 256 codes": codes("vq_ema", num_codes=256),
@@ -44,10 +44,9 @@ SUITE = Suite(
         Metric("usage", "codes/usage", better="higher"),
         Metric("perplexity", "codes/perplexity", better="higher"),
         Metric("largest jump", "codes/jump", source="largest"),
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
+        RANK,
         Metric("error / copy", "val/prediction/copy_ratio"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        *PROBES,
     ],
     claims=[
         Claim("codes cost same-task retrieval", "FSQ", RETRIEVAL, "lower"),

@@ -5,6 +5,7 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/sigreg/report.md.
 """
 
+from experiments._small import EDIT, PROBES, RANK, length
 from jepa.suites import Claim, Metric, Suite
 
 WEIGHTS = {f"weight {weight:g}": {"weights.sigreg": weight} for weight in (0.1, 1.0, 3.0, 30.0, 100.0)}
@@ -32,12 +33,11 @@ RELATIVES = {
     "Weak-SIGReg": {"weights.sigreg": None, "weights.weak_sigreg": 0.1},
     "VISReg": {"weights.sigreg": None, "weights.visreg": 1.0},
 }
-EDIT, RETRIEVAL = "edit, delta-cosine", "retrieval, delta"
 
 SUITE = Suite(
     question="How much SIGReg, on what, and is it better than its relatives?",
     config="configs/lejepa.py:small",
-    overrides={"num_steps": 200, "eval_every": 50, "checkpoint_every": 100, "diagnose_every": 200},
+    overrides=length(200, 50),
     variants={
         **WEIGHTS,
         **SLICES,
@@ -48,11 +48,10 @@ SUITE = Suite(
     },
     metrics=[
         Metric("error / copy", "val/prediction/copy_ratio"),
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
+        RANK,
         Metric("std", "diag/context/std", better="higher"),
         Metric("T / N", "diag/context/sigreg_T_over_N"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        *PROBES,
     ],
     claims=[
         Claim(

@@ -5,15 +5,15 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/teacher/report.md.
 """
 
+from experiments._small import EDIT, PROBES, RANK, length
 from jepa.suites import Claim, Metric, Suite
 
 DECAYS = {f"EMA {decay:g}": {"target_ema": decay} for decay in (0.9, 0.99, 0.996, 0.999)}
-EDIT, RETRIEVAL = "edit, delta-cosine", "retrieval, delta"
 
 SUITE = Suite(
     question="Does LeJEPA need a teacher, and how much of a predictor?",
     config="configs/lejepa.py:small",
-    overrides={"num_steps": 200, "eval_every": 50, "checkpoint_every": 100, "diagnose_every": 200},
+    overrides=length(200, 50),
     variants={
         **DECAYS,
         "stopped gradient": {"target_ema": 0.0},
@@ -22,10 +22,9 @@ SUITE = Suite(
     },
     metrics=[
         Metric("error / copy", "val/prediction/copy_ratio"),
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
+        RANK,
         Metric("std", "diag/context/std", better="higher"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        *PROBES,
     ],
     claims=[
         Claim("a teacher provides stable targets: with one the probes are better", "EMA 0.99", EDIT, "higher"),

@@ -5,9 +5,8 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/temperature/report.md.
 """
 
+from experiments._small import IN_BATCH, PROBES, RANK, length
 from jepa.suites import Claim, Metric, Suite
-
-IN_BATCH, EDIT, RETRIEVAL = "InfoNCE in the batch", "edit, delta-cosine", "retrieval, delta"
 
 
 def bounds(low, first, high):
@@ -17,7 +16,7 @@ def bounds(low, first, high):
 SUITE = Suite(
     question="Which bounds should a learned temperature have?",
     config="configs/infonce.py:small",
-    overrides={"num_steps": 200, "eval_every": 50, "checkpoint_every": 100, "diagnose_every": 200},
+    overrides=length(200, 50),
     variants={
         "0.07 to 0.15": bounds(0.07, 0.07, 0.15),
         "0.01 to 1": bounds(0.01, 0.07, 1.0),
@@ -28,9 +27,8 @@ SUITE = Suite(
         Metric(IN_BATCH, "val/infonce/in_batch"),
         Metric("temperature", "metric/infonce/tau", source="last"),
         Metric("gradient norm, largest", "grad/norm_max", source="largest"),
-        Metric("effective rank", "diag/context/effective_rank", better="higher"),
-        Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
-        Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+        RANK,
+        *PROBES,
     ],
     claims=[
         Claim(

@@ -27,6 +27,7 @@ BASELINES = ("copy", "prototype", "demo_free")  # of the same encoder, and each 
 Embed = Callable[[Table], np.ndarray]
 
 
+@functools.cache
 def load_tasks() -> tuple[list, dict[str, list]]:
     """ARC-1 training without near twins, to fit on; ARC-1 evaluation and what ARC-2 evaluation adds to it."""
     evaluation = {name: _collections.load(f"{name}-eval") for name in COLLECTIONS}

@@ -64,7 +64,7 @@ def page(
     parts += [f"![{name}]({file})\n" for name, file in pictures]
     parts += [
         "## What differs\n",
-        _table(
+        table(
             ["variant", "from the base"],
             [
                 [name, ", ".join(f"`{key}` {_value(value)}" for key, value in differences(suite, name).items()) or "-"]
@@ -101,7 +101,7 @@ def _claims(summary: Mapping[str, Any]) -> str:
         rows.append(
             [each["claim"], f"{what}, {expected} {threshold:g}", _interval(each), _p(each["p"]), each["verdict"]]
         )
-    return _table(["claim", "figure and expectation", "measured", "p", "verdict"], rows)
+    return table(["claim", "figure and expectation", "measured", "p", "verdict"], rows)
 
 
 def _variants(suite: Suite, summary: Mapping[str, Any]) -> str:
@@ -110,7 +110,7 @@ def _variants(suite: Suite, summary: Mapping[str, Any]) -> str:
         [name, *(_interval(own[metric.title]) if metric.title in own else "" for metric in suite.metrics)]
         for name, own in summary["variants"].items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _differences(suite: Suite, summary: Mapping[str, Any]) -> str:
@@ -131,7 +131,7 @@ def _differences(suite: Suite, summary: Mapping[str, Any]) -> str:
                 + (f"p {_p(each['p'])}" if apart else f"indistinguishable at {n} seeds")
             )
         rows.append([name, *cells])
-    return _table(["variant", *(metric.title for metric in suite.metrics)], rows)
+    return table(["variant", *(metric.title for metric in suite.metrics)], rows)
 
 
 def draw(suite: Suite, runs: Sequence[Run], title: str, folder: Path) -> tuple[str, str]:
@@ -209,6 +209,7 @@ def _json(value: Any) -> Any:
     return metrics.json_number(value) if isinstance(value, float) else value
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a header, in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

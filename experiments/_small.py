@@ -1,0 +1,20 @@
+"""What the suites of small runs share: how long they are, and the figures that most of them compare."""
+
+from jepa.suites import Metric
+
+EDIT, RETRIEVAL, IN_BATCH = "edit, delta-cosine", "retrieval, delta", "InfoNCE in the batch"
+RANK = Metric("effective rank", "diag/context/effective_rank", better="higher")
+PROBES = (
+    Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),
+    Metric(RETRIEVAL, "pooled: retrieval/delta", source="probe", better="higher"),
+)
+
+
+def length(num_steps: int, eval_every: int) -> dict[str, int]:
+    """Runs of so many steps, evaluated so often; saved every 100, and diagnosed in the end."""
+    return {
+        "num_steps": num_steps,
+        "eval_every": eval_every,
+        "checkpoint_every": 100,
+        "diagnose_every": num_steps,
+    }
