@@ -6,6 +6,7 @@ compared in pairs.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +23,14 @@ class Outcome(NamedTuple):
 def resamples(groups: np.ndarray, *, num: int = 1000, seed: int = 0) -> np.ndarray:
     """Weights [num, n] of a bootstrap that draws whole groups (tasks) with replacement."""
     _, member = np.unique(groups, return_inverse=True)
-    count = member.max() + 1
+    return _drawn(int(member.max()) + 1, num, seed)[:, member]
+
+
+@functools.lru_cache(maxsize=8)  # every encoder is asked under the same ones
+def _drawn(count: int, num: int, seed: int) -> np.ndarray:
+    """How often each of `count` groups occurs in each of `num` draws of as many, [num, count]."""
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num)
-    return drawn.astype(np.float32)[:, member]
+    return drawn.astype(np.float32)
 
 
 def score(outcome: Outcome, weights: np.ndarray | None = None) -> np.ndarray:
@@ -53,18 +59,31 @@ def auc(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarr
     return wins / np.maximum(positive.sum(1) * negatives[:, -1], 1e-12)
 
 
-def interval(outcome: Outcome, weights: np.ndarray) -> dict[str, float]:
-    """A score with its 95 % percentile interval over the resamples, [num, n]."""
-    low, high = np.quantile(score(outcome, weights), [0.025, 0.975])
-    return {"score": float(score(outcome)[0]), "low": float(low), "high": float(high)}
+class Scored(NamedTuple):
+    """An outcome with its score, of all questions and under the resamples: what intervals and differences are from."""
+
+    outcome: Outcome
+    score: float
+    resampled: np.ndarray  # [B]
 
 
-def paired_difference(a: Outcome, b: Outcome, weights: np.ndarray) -> dict[str, float]:
+def scored(outcome: Outcome, weights: np.ndarray) -> Scored:
+    return Scored(outcome, float(score(outcome)[0]), score(outcome, weights))
+
+
+def interval(of: Scored) -> dict[str, float]:
+    """A score with its 95 % percentile interval over the resamples."""
+    low, high = np.quantile(of.resampled, [0.025, 0.975])
+    return {"score": of.score, "low": float(low), "high": float(high)}
+
+
+def paired_difference(a: Scored, b: Scored) -> dict[str, float]:
     """Score of a less score of b on the same questions, with its 95 % interval: both are resampled alike.
 
     Raises ValueError where the two do not answer the same questions.
     """
-    if not np.array_equal(a.groups, b.groups) or not np.array_equal(a.labels, b.labels):
+    same = np.array_equal(a.outcome.groups, b.outcome.groups) and np.array_equal(a.outcome.labels, b.outcome.labels)
+    if not same:
         raise ValueError("a paired difference needs two encoders' answers to the same questions, in the same order")
-    low, high = np.quantile(score(a, weights) - score(b, weights), [0.025, 0.975])
-    return {"difference": float((score(a) - score(b))[0]), "low": float(low), "high": float(high)}
+    low, high = np.quantile(a.resampled - b.resampled, [0.025, 0.975])
+    return {"difference": a.score - b.score, "low": float(low), "high": float(high)}

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jepa import scorers
-from jepa.bootstrap import Outcome, interval, paired_difference, resamples, score
+from jepa.bootstrap import Outcome, interval, paired_difference, resamples, scored
 from jepa.types import Array, Observation, Source
 
 FLOORS = ("pixels", "untrained")
@@ -119,13 +119,13 @@ def pixels(side: Labelled) -> np.ndarray:
 
 
 def _row(name: str, answered: Mapping[str, Mapping[str, Outcome]], chance: float) -> dict:
-    own = answered["trained"][name]
-    weights = resamples(own.groups)
-    floors = {floor: answered[floor][name] for floor in FLOORS}
-    best = max(floors, key=lambda floor: score(floors[floor])[0])
-    row = {"probe": name, **interval(own, weights), "chance": chance}
-    row["floors"] = {floor: interval(outcome, weights) for floor, outcome in floors.items()}
-    return row | {"over_best_floor": {"floor": best, **paired_difference(own, floors[best], weights)}}
+    weights = resamples(answered["trained"][name].groups)
+    own = scored(answered["trained"][name], weights)
+    floors = {floor: scored(answered[floor][name], weights) for floor in FLOORS}
+    best = max(floors, key=lambda floor: floors[floor].score)
+    row = {"probe": name, **interval(own), "chance": chance}
+    row["floors"] = {floor: interval(other) for floor, other in floors.items()}
+    return row | {"over_best_floor": {"floor": best, **paired_difference(own, floors[best])}}
 
 
 def rows(result: Mapping) -> list[dict[str, float | str]]:

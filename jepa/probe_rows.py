@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jepa.bootstrap import Outcome, interval, paired_difference, resamples, score
+from jepa.bootstrap import Outcome, interval, paired_difference, resamples, score, scored
 from jepa.controls import CONTROLS
 
 MAIN_COLUMNS = ("probe", "trained", "95 %", "untrained", "randnet", "tables", "chance", "over the best control")
@@ -19,22 +19,25 @@ def row(name: str, chance: float, answered: Answered, *, of_controls: str, basel
     answered: `trained`, `untrained` if there is one, CONTROLS, `pixels` and `no_information`. of_controls: the outcome
     of the controls that `name` is held against. baselines: outcomes of the same encoder by the name they are shown by.
     """
-    own = answered["trained"]
-    weights = resamples(own[name].groups)
-    controls = {control: answered[control][of_controls] for control in (*CONTROLS, "pixels")}
-    over = {control: paired_difference(own[name], outcome, weights) for control, outcome in controls.items()}
-    best = max(controls, key=lambda control: score(controls[control])[0])
-    found = {"probe": name, **interval(own[name], weights), "chance": chance}
-    found |= {"n": len(own[name].groups), "num_tasks": len(np.unique(own[name].groups))}
+    outcomes = answered["trained"]
+    weights = resamples(outcomes[name].groups)
+    own = scored(outcomes[name], weights)
+    controls = {control: scored(answered[control][of_controls], weights) for control in (*CONTROLS, "pixels")}
+    against = {key: scored(outcomes[path], weights) for key, path in baselines.items()}
+    over = {control: paired_difference(own, other) for control, other in controls.items()}
+    best = max(controls, key=lambda control: controls[control].score)
+    found = {"probe": name, **interval(own), "chance": chance}
+    found |= {"n": len(own.outcome.groups), "num_tasks": len(np.unique(own.outcome.groups))}
     found["no_information"] = float(score(answered["no_information"][of_controls])[0])
-    found["controls"] = {control: interval(outcome, weights) for control, outcome in controls.items()}
-    found["baselines"] = {key: interval(own[path], weights) for key, path in baselines.items()}
+    found["controls"] = {control: interval(other) for control, other in controls.items()}
+    found["baselines"] = {key: interval(other) for key, other in against.items()}
     found["over_controls"] = over
     found["over_best_control"] = {"control": best, **over[best]}
-    found["over_baselines"] = {key: paired_difference(own[name], own[path], weights) for key, path in baselines.items()}
+    found["over_baselines"] = {key: paired_difference(own, other) for key, other in against.items()}
     if "untrained" in answered and name in answered["untrained"]:
-        found["untrained"] = interval(answered["untrained"][name], weights)
-        found["over_untrained"] = paired_difference(own[name], answered["untrained"][name], weights)
+        untrained = scored(answered["untrained"][name], weights)
+        found["untrained"] = interval(untrained)
+        found["over_untrained"] = paired_difference(own, untrained)
     return found
 
 

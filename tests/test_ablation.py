@@ -28,18 +28,29 @@ SUITE = Suite(
 """
 
 
-def start(folder, *flags):
-    """The suite in `folder`, as a user starts it."""
-    (folder / "suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "jepa.ablation", f"--suite={folder / 'suite.py'}", f"--root={folder / 'runs'}"]
-    with open(folder / "log", "ab") as log:
-        return subprocess.Popen(
-            [*command, f"--reports={folder / 'reports'}", *flags],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
+@pytest.fixture
+def start():
+    """Starts the suite in a folder, as a user does; what still runs when the test is over is killed."""
+    started = []
+
+    def begin(folder, *flags):
+        (folder / "suite.py").write_text(SUITE)
+        command = [sys.executable, "-m", "jepa.ablation", f"--suite={folder / 'suite.py'}", f"--root={folder / 'runs'}"]
+        with open(folder / "log", "ab") as log:
+            process = subprocess.Popen(
+                [*command, f"--reports={folder / 'reports'}", *flags],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def wait_for(condition, process, seconds=240):
@@ -50,8 +61,9 @@ def wait_for(condition, process, seconds=240):
 
 
 def holder(folder):
-    """The process that trains in a folder."""
-    return int((folder / ".lock").read_text())
+    """The process that trains in a folder; None between its taking the lock and its writing who it is."""
+    written = (folder / ".lock").read_text()
+    return int(written) if written else None
 
 
 def is_alive(pid):
@@ -63,7 +75,7 @@ def is_alive(pid):
 
 
 @pytest.mark.slow
-def test_a_suite_survives_kill_9_and_ends_with_the_same_report(tmp_path):
+def test_a_suite_survives_kill_9_and_ends_with_the_same_report(tmp_path, start):
     """Two seeds of two variants, and one that fails. Whole, killed with its process, and killed alone."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
@@ -79,7 +91,7 @@ def test_a_suite_survives_kill_9_and_ends_with_the_same_report(tmp_path):
     process.wait()
 
     process = start(killed, "--vmap_seeds")  # of this one only the parent is killed: what it started ends by itself
-    wait_for(lambda: saved() and holder(saved()[0].parents[1]) != trained_by, process)
+    wait_for(lambda: saved() and holder(saved()[0].parents[1]) not in (None, trained_by), process)
     orphan = holder(saved()[0].parents[1])
     process.kill()
     process.wait()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jepa import bootstrap, controls, probe, probe_rows, scorers
-from jepa.bootstrap import Outcome, interval, resamples
+from jepa.bootstrap import Outcome, interval, resamples, scored
 from jepa.data import _objects, _probes
 from jepa.data._collections import Task
 
@@ -365,8 +365,8 @@ def test_the_interval_over_tasks_covers_the_truth_where_rows_of_a_task_agree():
     groups, covered, naive = np.repeat(np.arange(60), 4), [], []
     for trial in range(200):
         values = np.repeat(rng.random(60) < 0.3, 4).astype(np.float64)
-        by_task = interval(Outcome(values, groups), resamples(groups, num=300, seed=trial))
-        by_row = interval(Outcome(values, groups), resamples(np.arange(240), num=300, seed=trial))
+        by_task = interval(scored(Outcome(values, groups), resamples(groups, num=300, seed=trial)))
+        by_row = interval(scored(Outcome(values, groups), resamples(np.arange(240), num=300, seed=trial)))
         covered.append(by_task["low"] <= 0.3 <= by_task["high"])
         naive.append(by_row["low"] <= 0.3 <= by_row["high"])
     assert 0.89 < np.mean(covered) < 0.985
@@ -377,11 +377,12 @@ def test_a_paired_difference_is_narrower_than_its_parts_and_exact_for_a_constant
     rng = np.random.default_rng(0)
     groups = np.arange(100)
     values = rng.random(100)
-    a, b = Outcome(values + 0.1, groups), Outcome(values, groups)
-    found = bootstrap.paired_difference(a, b, resamples(groups))
+    weights = resamples(groups)
+    a, b = scored(Outcome(values + 0.1, groups), weights), scored(Outcome(values, groups), weights)
+    found = bootstrap.paired_difference(a, b)
     assert found == pytest.approx({"difference": 0.1, "low": 0.1, "high": 0.1}, abs=1e-6)
     with pytest.raises(ValueError, match="the same questions"):
-        bootstrap.paired_difference(a, b._replace(groups=groups[::-1]), resamples(groups))
+        bootstrap.paired_difference(a, scored(Outcome(values, groups[::-1]), weights))
 
 
 # Embedding and the whole evaluation.
@@ -499,7 +500,7 @@ def test_controls_score_on_arc_what_they_scored_before(tmp_path):
         answered = [probe.answer(jax.jit(encoder), None, table, questions) for encoder in encoders]
         for name, (*measured, digit) in MEASURED.items():
             if measured[column] is not None:
-                spread = interval(answered[0][name], resamples(answered[0][name].groups))
+                spread = interval(scored(answered[0][name], resamples(answered[0][name].groups)))
                 tolerance = (spread["high"] - spread["low"]) / 2 + digit / 2
                 found = np.mean([mean_of(outcomes[name]) for outcomes in answered])
                 assert found == pytest.approx(measured[column], abs=tolerance), (name, column)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jepa import bootstrap, controls, probe, probe_rows, probes, program_probe, program_scorers
-from jepa.bootstrap import interval, resamples
+from jepa.bootstrap import interval, resamples, scored
 from jepa.data import _collections, _grids, _objects, _program_probes, _program_rankings, _programs, _real_grids
 from jepa.data._primitives import FAMILIES, numbers
 from jepa.data._program_probes import Pairs
@@ -407,6 +407,6 @@ def test_controls_score_what_they_scored_before(tmp_path):
     for name, measured in MEASURED.items():
         for outcomes, expected in zip(answered, measured, strict=True):
             if expected is not None:
-                spread = interval(outcomes[0][name], resamples(outcomes[0][name].groups))
+                spread = interval(scored(outcomes[0][name], resamples(outcomes[0][name].groups)))
                 tolerance = (spread["high"] - spread["low"]) / 2 + 0.0005
                 assert np.mean([mean_of(each[name]) for each in outcomes]) == pytest.approx(expected, abs=tolerance)
