@@ -182,6 +182,9 @@ def test_a_bad_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"1\.png cannot be read as a picture"):
         source_of(path=tmp_path)
     file = tmp_path / "x.npz"
+    file.write_bytes(b"no arrays")
+    with pytest.raises(ValueError, match=r"x\.npz is not an \.npz file"):
+        source_of(path=file)
     for arrays, message in (
         (dict(images=pictures(4)), r"x\.npz lacks the arrays \['labels'\]"),
         (dict(images=np.zeros((4, 9, 9)), labels=np.zeros(4)), "images must be uint8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ def _pictures(folder: Path) -> list[Path]:
 
 def of_npz(path: Path, size: int, channels: int) -> Images:
     """The arrays `images`, uint8 [n, H, W] or [n, H, W, C], and `labels` [n] of an .npz file."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file, or a damaged one: write it with numpy.savez")
     with np.load(path) as file:
         missing = sorted({"images", "labels"} - set(file.files))
         if missing:
