@@ -36,9 +36,9 @@ SUITE = Suite(
         "weight 1": weighted(1.0),
     },
     metrics=[
-        Metric(GROWTH, "loss/relational", source="growth"),
-        Metric("relational, last", "loss/relational", source="last"),
-        Metric("share of the loss", "share/relational", source="last"),
+        Metric(GROWTH, "loss/relational", source="growth", better="neither"),
+        Metric("relational, last", "loss/relational", source="last", better="neither"),
+        Metric("share of the loss", "share/relational", source="last", better="neither"),
         Metric(IN_BATCH, "val/infonce/in_batch"),
         RANK,
         *PROBES,

@@ -50,7 +50,7 @@ SUITE = Suite(
         Metric("error / copy", "val/prediction/copy_ratio"),
         RANK,
         Metric("std", "diag/context/std", better="higher"),
-        Metric("T / N", "diag/context/sigreg_T_over_N"),
+        Metric("T / N", "diag/context/sigreg_T_over_N", better="neither"),
         *PROBES,
     ],
     claims=[

@@ -25,8 +25,8 @@ SUITE = Suite(
     },
     metrics=[
         Metric(IN_BATCH, "val/infonce/in_batch"),
-        Metric("temperature", "metric/infonce/tau", source="last"),
-        Metric("gradient norm, largest", "grad/norm_max", source="largest"),
+        Metric("temperature", "metric/infonce/tau", source="last", better="neither"),
+        Metric("gradient norm, largest", "grad/norm_max", source="largest", better="neither"),
         RANK,
         *PROBES,
     ],

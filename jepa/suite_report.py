@@ -105,7 +105,8 @@ def _claims(summary: Mapping[str, Any]) -> str:
 
 
 def _variants(suite: Suite, summary: Mapping[str, Any]) -> str:
-    header = ["variant", *(f"{metric.title} ({metric.better} is better)" for metric in suite.metrics)]
+    sides = {"lower": " (lower is better)", "higher": " (higher is better)", "neither": ""}
+    header = ["variant", *(metric.title + sides[metric.better] for metric in suite.metrics)]
     rows = [
         [name, *(_interval(own[metric.title]) if metric.title in own else "" for metric in suite.metrics)]
         for name, own in summary["variants"].items()

@@ -24,7 +24,7 @@ SOURCES = ("validation", "probe", "last", "largest", "growth")
 
 
 class Metric(NamedTuple):
-    """A figure of a finished run. `better` is the side on which more is gained.
+    """A figure of a finished run. `better` is the side on which more is gained, "neither" of what only describes.
 
     source: "validation", a final held-out figure by its path; "probe", the score of a row of `probes.json`, named
     `<embedding>: <row>`; "last" or "largest" of a column of the record, `metrics.jsonl`; "growth", its largest value
@@ -34,7 +34,7 @@ class Metric(NamedTuple):
     title: str
     name: str
     source: str = "validation"
-    better: str = "lower"  # or "higher"
+    better: str = "lower"  # or "higher", or "neither"
 
 
 class Claim(NamedTuple):
