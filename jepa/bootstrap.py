@@ -51,12 +51,12 @@ def auc(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarr
     """P(a positive ranks above a negative), ties counting half, for each row of weights [B, n] -> [B]."""
     order = np.argsort(values, kind="stable")
     values, labels, weights = values[order], labels[order], weights[:, order]
-    negatives = np.cumsum(np.where(labels[None], 0.0, weights), axis=1)
-    negatives = np.concatenate([np.zeros((len(weights), 1)), negatives], axis=1)
+    negatives = np.zeros((len(weights), len(values) + 1), np.float32)  # counts: exact
+    np.cumsum(np.where(labels, np.float32(0), weights), axis=1, out=negatives[:, 1:])
     below, upto = (np.searchsorted(values, values[labels], side=side) for side in ("left", "right"))
     positive = weights[:, labels]
-    wins = np.sum(positive * (negatives[:, below] + negatives[:, upto]), axis=1) / 2
-    return wins / np.maximum(positive.sum(1) * negatives[:, -1], 1e-12)
+    wins = np.sum(positive * (negatives[:, below] + negatives[:, upto]), axis=1, dtype=np.float64) / 2
+    return wins / np.maximum(positive.sum(1, dtype=np.float64) * negatives[:, -1], 1e-12)
 
 
 class Scored(NamedTuple):
