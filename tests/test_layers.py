@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A name that ends in a dot is a folder and covers every module in it. "" is the package itself.
 LAYERS = (
-    ("types", "tables", "symmetries", "context_masking", "views", "registry", "precision", "paths"),
-    ("losses.", "quantizers.", "diagnostics", "moments", "pair_diagnostics", "bootstrap"),
-    ("modules", "representation", "encoders.", "context", "predictors", "controls"),
+    ("types", "tables", "symmetries", "context_masking", "views", "registry", "precision", "paths", "two_rooms"),
+    ("losses.", "quantizers.", "latent_norm", "diagnostics", "moments", "pair_diagnostics", "bootstrap"),
+    ("modules", "representation", "encoders.", "context", "predictors", "controls", "dynamics", "planning"),
     ("objectives.",),
     (
         "state",
