@@ -18,7 +18,7 @@ def cost(actions):
 
 
 def planner(method, **options):
-    given = dict(horizon=4, num_samples=200, num_elites=20, num_iterations=10, std=1.0, temperature=0.02) | options
+    given = dict(horizon=4, num_samples=200, num_elites=20, num_iterations=10, std=1.0, temperature=0.5) | options
     return Planner(method, **given)
 
 
