@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("types", "tables", "symmetries", "context_masking", "views", "registry", "precision", "paths", "two_rooms"),
     ("losses.", "quantizers.", "latent_norm", "diagnostics", "moments", "pair_diagnostics", "bootstrap"),
-    ("modules", "representation", "encoders.", "context", "predictors", "controls", "dynamics", "planning"),
+    (
+        "modules",
+        "representation",
+        "encoders.",
+        "context",
+        "predictors",
+        "controls",
+        "dynamics",
+        "planning",
+        "navigation",
+    ),
     ("objectives.",),
     (
         "state",

@@ -1,0 +1,114 @@
+"""Getting from one room to the other: tasks in two rooms, who acts in them, and how often that ends at the goal.
+
+A policy sees where the agent is (a learned one renders it and looks at the picture alone) and chooses a step. All tasks
+run at once, compiled. The floors come with every score: steps at random, no step, and an oracle that knows the door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from jepa import planning, two_rooms
+from jepa.planning import Cost, Planner
+from jepa.types import Array, PyTree
+
+STEPS = 200  # allowed, as in the public benchmark
+
+
+class Tasks(NamedTuple):
+    """From a place in one room to a place in the other, [N, 2] each."""
+
+    start: Array
+    goal: Array
+    layout: Array
+
+
+class Policy(NamedTuple):
+    """start(N) -> memory; act(memory, key, position, tasks) -> (action [N, 2], memory)."""
+
+    start: Callable[[int], PyTree]
+    act: Callable[[PyTree, Array, Array, Tasks], tuple[Array, PyTree]]
+
+
+def draw(key: Array, num: int) -> Tasks:
+    """`num` tasks, each in a layout of its own. Start and goal are in different rooms, so that none is solved."""
+
+    def one(key: Array) -> Tasks:
+        keys = jax.random.split(key, 4)
+        layout = two_rooms.draw_layout(keys[0])
+        side = jax.random.bernoulli(keys[1]).astype(jnp.int32)
+        start, goal = (two_rooms.draw_position(k, layout, s) for k, s in ((keys[2], side), (keys[3], 1 - side)))
+        return Tasks(start, goal, layout)
+
+    return jax.vmap(one)(jax.random.split(key, num))
+
+
+def run(policy: Policy, tasks: Tasks, key: Array, *, num_steps: int = STEPS) -> tuple[Array, Array]:
+    """Whether the goal was reached at any step, bool [N], and where the agent was, [num_steps + 1, N, 2]."""
+
+    def step(carry: tuple[PyTree, Array], key: Array) -> tuple[tuple[PyTree, Array], Array]:
+        memory, position = carry
+        action, memory = policy.act(memory, key, position, tasks)
+        position = two_rooms.move(position, action, tasks.layout)
+        return (memory, position), position
+
+    begun = (policy.start(len(tasks.start)), tasks.start)
+    _, positions = jax.lax.scan(step, begun, jax.random.split(key, num_steps))
+    positions = jnp.concatenate([tasks.start[None], positions])
+    distance = jnp.linalg.norm(positions - tasks.goal[None], axis=-1)
+    return jnp.any(distance < two_rooms.SUCCESS, axis=0), positions
+
+
+def still() -> Policy:
+    """No step."""
+    return Policy(lambda num: (), lambda memory, key, position, tasks: (jnp.zeros_like(position), memory))
+
+
+def at_random() -> Policy:
+    """Steps in random directions, as long as a plan's may be."""
+
+    def act(memory: PyTree, key: Array, position: Array, tasks: Tasks) -> tuple[Array, PyTree]:
+        angle = jax.random.uniform(key, position.shape[:1], maxval=2 * jnp.pi)
+        return two_rooms.LONGEST * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1), memory
+
+    return Policy(lambda num: (), act)
+
+
+def oracle() -> Policy:
+    """Who knows the layout: to the front of the door, through it, to the goal."""
+
+    def act(memory: PyTree, key: Array, position: Array, tasks: Tasks) -> tuple[Array, PyTree]:
+        wall, door = tasks.layout[:, 0], tasks.layout[:, 1]
+        side = jnp.sign(tasks.goal[:, 0] - wall)  # of the goal, as seen from the wall
+        beyond = side * (position[:, 0] - wall) > two_rooms.HALF_WALL
+        lined_up = jnp.abs(position[:, 1] - door) < two_rooms.HALF_DOOR / 2
+        front = jnp.stack([wall - 3 * side, door], axis=-1)
+        through = jnp.stack([wall + 3 * side, door], axis=-1)
+        near = jnp.where(lined_up[:, None], through, front)
+        return planning.shortened(jnp.where(beyond[:, None], tasks.goal, near) - position, two_rooms.LONGEST), memory
+
+    return Policy(lambda num: (), act)
+
+
+def planned(planner: Planner, cost_of: Callable[[Array, Tasks], Cost]) -> Policy:
+    """Plans at every step from what is left of the last plan, and takes the first action. cost_of(position, tasks):
+    what a sequence of actions costs from here."""
+
+    def act(memory: planning.Proposal, key: Array, position: Array, tasks: Tasks) -> tuple[Array, planning.Proposal]:
+        actions, refined = planning.plan(planner, cost_of(position, tasks), memory, key)
+        return actions[:, 0], planning.next_proposal(planner, refined)
+
+    return Policy(lambda num: planning.begin(planner, num, 2), act)
+
+
+def success(reached: Array) -> dict[str, float]:
+    """The share of tasks that were solved, with its 95 % Wilson interval."""
+    solved, num = int(np.sum(reached)), len(reached)
+    interval = stats.binomtest(solved, num).proportion_ci(0.95, method="wilson")
+    return {"mean": solved / num, "low": float(interval.low), "high": float(interval.high), "n": num}
