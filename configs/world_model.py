@@ -32,6 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
             horizon=8,
             discount=1.0,
             inverse_hidden=64,
+            decoder="pixels",  # or "cells", "none": what shows a latent, and has no say in it
+            decoder_hidden=256,
             statistic="epps_pulley",
             num_slices=256,
             num_knots=17,
@@ -64,5 +66,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 5
         config.data.length = 3
         config.encoder.update(dim=8, channels=(4, 4))
-        config.objective.update(hidden=16, horizon=2, inverse_hidden=8, num_slices=32)
+        config.objective.update(hidden=16, horizon=2, inverse_hidden=8, decoder_hidden=16, num_slices=32)
     return config

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jepa import decoders
 from jepa import dynamics as transitions
 from jepa import latent_norm as policies
 from jepa.latent_norm import Latent
@@ -56,6 +57,8 @@ def build(
     horizon: int = 8,
     discount: float = 1.0,
     inverse_hidden: int = 64,
+    decoder: str = "none",
+    decoder_hidden: int = 256,
     statistic: str = "epps_pulley",
     num_slices: int = 256,
     num_knots: int = 17,
@@ -67,7 +70,8 @@ def build(
 
     latent_norm, target_norm: the policy of z, as in `jepa.latent_norm`. dynamics, hidden, depth, num_heads, window: the
     transition, as in `jepa.dynamics`. horizon: steps of a rollout, at most those of the data; step k weighs
-    discount^(k-1), the weights summing to 1. inverse_hidden: width of the MLP that guesses actions.
+    discount^(k-1), the weights summing to 1. inverse_hidden: width of the MLP that guesses actions. decoder,
+    decoder_hidden: what shows a latent, as in `jepa.decoders`, in the parameters `monitor`.
     """
     norm = policies.build(latent_norm, target_norm=target_norm)
     transition = transitions.build(dynamics, hidden=hidden, depth=depth, num_heads=num_heads, window=window)
@@ -75,6 +79,7 @@ def build(
         raise ValueError(f"objective.horizon is {horizon}; a rollout has at least 1 step")
     if not 0 < discount <= 1:
         raise ValueError(f"objective.discount is {discount}; it must lie above 0 and at most at 1")
+    shown = decoders.build(decoder, hidden=decoder_hidden)
     regular = regularisers(
         statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max, unit_rows=unit_sigreg
     )
@@ -121,7 +126,10 @@ def build(
         action = batch.actions[:, 0]
         guess = Mlp((inverse_hidden, action.shape[-1])).init(key_inverse, jnp.concatenate([z, z], axis=-1))["params"]
         heads = {"dynamics": transition.init(key_step, z, action), "inverse": guess}
-        return {"trunk": trunk, "heads": heads}, state
+        params = {"trunk": trunk, "heads": heads}
+        if shown is not None:
+            params["monitor"] = {"decoder": shown.init(jax.random.fold_in(key, 3), z, batch.target)}
+        return params, state
 
     def trunk(params, target_params, state, batch, *, key, step, train):
         key_codes, key_update = jax.random.split(key)
@@ -165,6 +173,11 @@ def build(
         metrics = rollout_health(norm, rolled, at(true, slice(None, horizon)), at(z, 0)) | code_metrics(quantized)
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.value.shape[0]
+        detached = None
+        if shown is not None:
+            frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+            detached = {"decoder": jnp.mean(shown.loss(params["monitor"]["decoder"], z, frames))}
+            metrics |= decoded_health(shown, params["monitor"]["decoder"], z, rolled, frames)
         last = at(forced, -1)
         examples = {
             "prediction": heads.error,
@@ -174,18 +187,38 @@ def build(
         }
         flat = z.value[:, :-1].reshape(-1, z.value.shape[-1])
         embeddings = {"context": flat, "target": z.value[:, -1], "predicted": at(rolled, -1).value}
-        return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes)
+        return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes, detached)
 
     return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)
+
+
+def decoded_health(shown: decoders.Decoder, params: PyTree, z: Latent, rolled: Latent, frames: PyTree) -> dict:
+    """Errors of what is decoded, [] each: of true latents, `decoder/error`, of the steps k of a rollout,
+    `decoder/error_k`, and of taking the first frame for each, `decoder/copy_k`."""
+
+    def of(latent: Latent, observation: PyTree) -> Array:
+        return jnp.mean(shown.error(shown.decode(params, latent, observation), observation))
+
+    first = jax.tree.map(lambda leaf: leaf[:, 0], frames)
+    found = {"decoder/error": of(z, frames)}
+    for k in horizons(rolled):
+        frame = jax.tree.map(lambda leaf, k=k: leaf[:, k + 1], frames)
+        found[f"decoder/error_{k + 1}"] = of(at(rolled, k), frame)
+        found[f"decoder/copy_{k + 1}"] = jnp.mean(shown.error(next(iter(first.values())), frame))
+    return found
+
+
+def horizons(rolled: Latent) -> list[int]:
+    """The steps of a rollout that figures are given of, from 0: the 1st, 2nd, 4th, ..., and the last."""
+    num = rolled.value.shape[1]
+    return sorted({k for k in (0, 1, 3, 7, 15, 31) if k < num} | {num - 1})
 
 
 def rollout_health(norm: policies.LatentNorm, rolled: Latent, true: Latent, start: Latent) -> dict[str, Array]:
     """Of every step k of a rollout, [] each: `error_k`; over it those of `copy_k`, the first latent, and of `mean_k`,
     the batch's mean, as ratios; the length of predicted over that of true latents, `norm_ratio_k`; their `cosine_k`."""
     found = {}
-    for k in sorted({0, *(2**i - 1 for i in range(1, 8)), rolled.value.shape[1] - 1}):
-        if k >= rolled.value.shape[1]:
-            continue
+    for k in horizons(rolled):
         z_hat, z = at(rolled, k), at(true, k)
         mean = norm.encoded(jnp.broadcast_to(jnp.mean(z.value, axis=0, keepdims=True), z.value.shape))
         error, copy, typical = (jnp.mean(norm.error(guess, z)) for guess in (z_hat, start, mean))
