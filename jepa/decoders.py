@@ -16,6 +16,7 @@ import optax
 from jepa.latent_norm import Latent
 from jepa.modules import Mlp
 from jepa.registry import nearest
+from jepa.tables import NUM_CELL_VALUES
 from jepa.types import Array, Observation, PyTree
 
 KINDS = ("none", "pixels", "cells")
@@ -37,15 +38,12 @@ class Decoder(NamedTuple):
 
 def build(kind: str, *, hidden: int = 256) -> Decoder | None:
     """Both by an MLP of one hidden layer: "pixels" of {"image": [..., H, W, C] in [0, 1]}, "cells" of
-    {"cells": int [..., H, W]}, which take `NUM_VALUES` values. "none" is None."""
+    {"cells": int [..., H, W]}, which take `NUM_CELL_VALUES` values. "none" is None."""
     if kind not in KINDS:
         raise ValueError(f"the decoder is {kind!r}: {nearest(kind, KINDS)}")
     if kind == "none":
         return None
     return _pixels(hidden) if kind == "pixels" else _cells(hidden)
-
-
-NUM_VALUES = 11  # ten colours, and the outside of a grid
 
 
 def _apply(params: PyTree, z: Latent, hidden: int, shape: tuple[int, ...]) -> Array:
@@ -76,10 +74,10 @@ def _pixels(hidden: int) -> Decoder:
 
 def _cells(hidden: int) -> Decoder:
     def init(key: Array, z: Array, observation: Observation) -> PyTree:
-        return Mlp((hidden, NUM_VALUES * int(np.prod(observation["cells"].shape[-2:])))).init(key, z)["params"]
+        return Mlp((hidden, NUM_CELL_VALUES * int(np.prod(observation["cells"].shape[-2:])))).init(key, z)["params"]
 
     def logits(params: PyTree, z: Latent, observation: Observation) -> Array:
-        return _apply(params, z, hidden, (*observation["cells"].shape[-2:], NUM_VALUES))
+        return _apply(params, z, hidden, (*observation["cells"].shape[-2:], NUM_CELL_VALUES))
 
     def decode(params: PyTree, z: Latent, observation: Observation) -> Array:
         return jnp.argmax(logits(params, z, observation), axis=-1)

@@ -35,6 +35,9 @@ OVERFLOW = NUM_TOKENS - 1  # row of the token of the dropped objects; the grid t
 NUM_COLOURS = 10
 CANVAS = 30
 BITMAP = 8
+# An observation that shows a grid cell by cell is {"cells": int [..., S, S]} instead: colours, and what is no cell.
+OUTSIDE = NUM_COLOURS
+NUM_CELL_VALUES = NUM_COLOURS + 1
 
 EDGE_NAMES = (  # bit b of `edges[i, j]`; "contains" means strictly inside on all four sides
     "contact",

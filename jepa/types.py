@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     views: Observation | None = None  # [B, V, ...], global views first
     negatives: Observation | None = None  # [B, K, ...]: wrong targets that look like the right one
     negative_ids: Array | None = None  # int32 [B, K]: as `ids`; one that equals the row's id is padding
-    actions: Array | None = None  # int32 [B, T, A]: what led from each grid of the context to the one after it
+    actions: Array | None = None  # float32 [B, T, A]: what led from each grid of the context to the one after it
     labels: Array | None = None  # int32 [B]: the class of the row
 
 

@@ -22,6 +22,7 @@ LAYERS = (
         "predictors",
         "controls",
         "dynamics",
+        "decoders",
         "planning",
         "navigation",
     ),

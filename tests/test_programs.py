@@ -9,7 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from jepa.data import _compositions, _grids, _objects, _primitives, _program_blocks, _programs, _scenes, programs
+from jepa.data import (
+    _compositions,
+    _grids,
+    _objects,
+    _primitives,
+    _program_blocks,
+    _program_rows,
+    _programs,
+    _scenes,
+    programs,
+)
 from jepa.data._ahead import ahead
 from jepa.data._primitives import FAMILIES
 
@@ -176,6 +186,9 @@ STREAMS = {
     "analogy": {"length": 2},
     "orbit": {"stream": "orbit", "context_window": 2, "target_offset": 2},
     "transition": {"stream": "transition", "length": 2, "d4": False, "palette": False},
+    "cells": dict(
+        stream="transition", length=4, side=12, canvas=12, d4=False, palette=False, translation=False, objects=4
+    ),
 }
 LEVELS = {"length": (1, 1, 2), "families": ("geometry", "geometry+cells", "all"), "objects": (3, 5, 8), "side": 20}
 
@@ -213,17 +226,17 @@ def test_analogies_end_with_the_query_and_orbits_with_a_later_grid():
     """Against the programs themselves, applied once more to the grids that are shown."""
     recipe = _program_blocks.recipes(_compositions.split((), 0.1), length=2, num_scenes=2, orbit=False)["train"]
     trace, _ = _program_blocks.block(recipe, 0, 5, 0)
-    cells, size, _, groups = programs._window(trace, programs.Shown("analogy", 3, 1))
+    cells, size, _, groups = _program_rows.window(trace, _program_rows.Shown("analogy", 3, 1))
     for shown, (scene, step) in enumerate(((0, 0), (0, 2), (1, 0), (1, 2))):
         np.testing.assert_array_equal(cells[:, shown], trace.cells[:, scene, step])
         np.testing.assert_array_equal(size[:, shown], trace.size[:, scene, step])
-    alone, _, _, _ = programs._window(trace, programs.Shown("analogy", 2, 1))
+    alone, _, _, _ = _program_rows.window(trace, _program_rows.Shown("analogy", 2, 1))
     np.testing.assert_array_equal(alone, cells[:, 1:])
     assert len(set(groups.tolist())) == len({program.tobytes() for program in trace.families})
 
     recipe = _program_blocks.recipes(_compositions.split((), 0.1), length=4, num_scenes=1, orbit=True)["train"]
     trace, _ = _program_blocks.block(recipe, 0, 5, 0)
-    cells, size, _, _ = programs._window(trace, programs.Shown("orbit", 3, 2))
+    cells, size, _, _ = _program_rows.window(trace, _program_rows.Shown("orbit", 3, 2))
     grids = [_grids.Grids(cells[:, t], *size[:, t].T) for t in range(4)]
     step = functools.partial(_programs.apply, families=trace.families[:, 0], parameters=trace.parameters[:, 0])
     after = grids[0]
@@ -237,10 +250,10 @@ def test_actions_say_what_was_done():
     source = build(**STREAMS["transition"])
     rows = source.indices(0)
     batch = jax.jit(source.gather, static_argnums=3)(source.tables, rows, jax.random.key(0), True)
-    assert batch.actions.shape == (6, 2, 11) and batch.context["size"].shape == (6, 2, 2)
+    assert batch.actions.shape == (6, 2, 47) and batch.context["size"].shape == (6, 2, 2)
     recipe = _program_blocks.recipes(_compositions.split((), 0.1), length=2, num_scenes=1, orbit=False)["train"]
     trace, _ = _program_blocks.block(recipe, 0, 5, 0)
-    cells, size, actions, _ = programs._window(trace, programs.Shown("transition", 3, 1))
+    cells, size, actions, _ = _program_rows.window(trace, _program_rows.Shown("transition", 3, 1))
     for t in range(2):
         before = _grids.Grids(cells[:, t], *size[:, t].T)
         after, _ = _programs.apply(before, actions[:, t, 0], actions[:, t, 1:])
@@ -298,11 +311,12 @@ def test_levels_bound_what_is_drawn_and_meet_every_held_out_set():
     assert source.num_levels == 3 and "programs_level" in source.validation
     sides = [source.indices(0, level)["grids"]["size"][:, [0, 2]].max() for level in range(3)]
     assert max(sides) <= 20
-    levels = programs._levels(*(programs._by_level(LEVELS[key]) for key in ("families", "length", "objects", "side")))
-    assert [level.limits for level in levels] == [(20, 3), (20, 5), (20, 8)]
+    options = (programs._by_level(LEVELS[key]) for key in ("families", "length", "objects", "side"))
+    levels = programs._levels(*options, None)
+    assert [level.limits for level in levels] == [(20, 3, 30), (20, 5, 30), (20, 8, 30)]
     split = _compositions.split(HELD_OUT, 0.1)
     for level, known in zip(levels, (11, 20, 33), strict=True):  # wrap, and erode, are held out of these sets
-        recipes = programs._recipes(programs.Shown("analogy", 3, 1), level, split)
+        recipes = programs._recipes(_program_rows.Shown("analogy", 3, 1), level, split)
         assert {recipe.length for recipe in recipes["train"]} == set(range(1, level.length + 1))
         assert len(programs._met([recipes["train"]])) == known
         assert set(HELD_OUT) <= set(programs._met([recipes["families"]]))
@@ -342,6 +356,11 @@ def test_nothing_is_drawn_ahead_of_a_decision():
         ({"families": "geometri"}, "did you mean 'geometry'"),
         ({"length": (1, 2), "side": (12, 20, 30)}, "length has 2 levels and another option 3"),
         ({"side": 40}, "limits.side is 40"),
+        ({"canvas": 12}, "canvas is 12, but only in stream 'transition'"),
+        (STREAMS["cells"] | {"translation": True}, "turn translation off and leave drop_objects"),
+        (STREAMS["cells"] | {"noise": 0.1}, "turn translation off and leave drop_objects"),
+        (STREAMS["cells"] | {"canvas": 11}, "limits.canvas is 11; it must be from 12 to 30"),
+        (STREAMS["cells"] | {"canvas": 31}, "limits.canvas is 31; it must be from 12 to 30"),
         ({"length": 0}, "length is 0; a program has at least 1 step"),
         ({"held_out_families": ("wrapp",)}, "did you mean 'wrap'"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -84,12 +84,7 @@ def chains(rng: np.random.Generator, number: int, first: np.ndarray, pairs: Sequ
     alive.reverse()
     if not (first & alive[0]).any():
         raise ValueError(f"no program of {len(pairs) + 1} steps is left: hold out fewer families or pairs")
-    chain = [_one_of(rng, np.broadcast_to(first & alive[0], (number, len(FAMILIES))))]
+    chain = [_programs.one_of(rng, np.broadcast_to(first & alive[0], (number, len(FAMILIES))))]
     for allowed, going_on in zip(pairs, alive[1:], strict=True):
-        chain.append(_one_of(rng, allowed[chain[-1]] & going_on))
+        chain.append(_programs.one_of(rng, allowed[chain[-1]] & going_on))
     return np.stack(chain, axis=1)
-
-
-def _one_of(rng: np.random.Generator, allowed: np.ndarray) -> np.ndarray:
-    """A uniform choice among the True entries of each row of bool [n, K]."""
-    return (rng.random(allowed.shape) * allowed).argmax(axis=1)

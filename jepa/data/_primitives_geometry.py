@@ -99,7 +99,7 @@ def _shrink(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
 
 def _scene_to_scale(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
     """Sides from 3 on, so that a second time finds room."""
-    size = _scenes.sides(rng, len(parameters), limits, 3, CANVAS // parameters[:, 0])
+    size = _scenes.sides(rng, len(parameters), limits, 3, limits.canvas // parameters[:, 0])
     return _scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5))
 
 
@@ -117,7 +117,9 @@ def _tile(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
 
 
 def _scene_to_tile(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    height, width = (_scenes.sides(rng, len(parameters), limits, high=CANVAS // times)[0] for times in parameters.T)
+    height, width = (
+        _scenes.sides(rng, len(parameters), limits, high=limits.canvas // times)[0] for times in parameters.T
+    )
     return _scenes.draw(rng, limits, height, width, number=(1, 5), extent=(1, 5))
 
 
@@ -137,7 +139,7 @@ def _mirror(grids: Grids, parameters: Parameters) -> tuple[Grids, np.ndarray]:
 
 
 def _scene_to_mirror(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    size = _scenes.sides(rng, len(parameters), limits, high=CANVAS // 2)
+    size = _scenes.sides(rng, len(parameters), limits, high=limits.canvas // 2)
     return _scenes.draw(rng, limits, *size, number=(1, 5), extent=(1, 5))
 
 
@@ -172,7 +174,7 @@ def _ring(grids: Grids) -> np.ndarray:
 
 
 def _scene_to_frame(rng: np.random.Generator, parameters: Parameters, limits: Limits) -> Grids:
-    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits, high=22))
+    return _scenes.draw(rng, limits, *_scenes.sides(rng, len(parameters), limits, high=min(22, limits.canvas - 2)))
 
 
 def _inverse_frame(parameters: Parameters) -> tuple[str, Parameters]:

@@ -5,7 +5,7 @@ What a primitive does not change, or is not defined on, is rejected and counted,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ _ROUNDS = 96  # of drawing, after which a program is given up
 _PATIENCE = 8  # rounds after which a program whose scenes are not complete gets new parameters
 _LEAST = 16  # rows of a round: few programs that are left are tried several times at once
 _FEW = 3  # rounds after which `fill` takes another program instead
+_NEXT = 8  # families tried as the next step of a program before it is given up
 
 
 class Trace(NamedTuple):
@@ -34,7 +35,7 @@ class Tally(NamedTuple):
     """How often each family was applied, int64 [families], and how often that was rejected."""
 
     applied: np.ndarray
-    undefined: np.ndarray  # its precondition did not hold
+    undefined: np.ndarray  # its precondition did not hold, or the result was too large
     unchanged: np.ndarray  # it changed nothing, or led back to an earlier grid of the program
 
 
@@ -105,11 +106,15 @@ def fill(
     num_scenes: int = 1,
     orbit: bool = False,
     limits: Limits = UNLIMITED,
+    later: Sequence[np.ndarray] = (),
 ) -> tuple[Trace, Tally]:
     """As `draw`, for `number` programs with families from sample(rng, n) -> int64 [n, L].
 
     A program that does not find its scenes at once makes room for another one: to insist on the few hard ones would
     take most of the time. So what is rarely possible is drawn less often than `sample` says.
+
+    later, bool [K, K] each: what may follow what at steps after those of `sample`, by which programs on one scene are
+    extended one after the other.
     """
     traces, tallies, missing, share = [], [], number, 1.0
     for _ in range(_ROUNDS):
@@ -117,13 +122,53 @@ def fill(
             break
         families = sample(rng, int(missing / max(share, 0.1)) + _LEAST)
         trace, tally, found = search(rng, families, num_scenes=num_scenes, orbit=orbit, limits=limits, rounds=_FEW)
-        traces.append(Trace(*(field[found] for field in trace)))
+        trace = Trace(*(field[found] for field in trace))
+        for follows in later:
+            trace = extend(rng, trace, follows, limits, tally)
+        traces.append(trace)
         tallies.append(tally)
-        missing, share = missing - int(found.sum()), float(found.mean())
+        missing, share = missing - len(trace.families), len(trace.families) / len(families)
     else:
         raise ValueError(f"{missing} of {number} programs find no scenes: hold out fewer families, or shorten programs")
     whole = Trace(*(np.concatenate(fields)[:number] for fields in zip(*traces, strict=True)))
     return whole, Tally(*(np.sum(counts, axis=0) for counts in zip(*tallies, strict=True)))
+
+
+def extend(rng: np.random.Generator, trace: Trace, follows: np.ndarray, limits: Limits, tally: Tally) -> Trace:
+    """Programs on one scene with one more step, as many of them as found one; counted in the tally.
+
+    follows bool [K, K]: what may follow what. The family and its parameters are drawn anew until a step is accepted:
+    whole programs of many steps, drawn before their scenes, almost never are.
+    """
+    count, _, length = trace.size.shape[:3]
+    steps = [Grids(trace.cells[:, 0, t], *trace.size[:, 0, t].T) for t in range(length)]
+    after = Grids(*(np.zeros_like(field) for field in steps[-1]))
+    families, parameters = np.zeros(count, np.int64), np.zeros((count, MAX_PARAMETERS), np.int64)
+    allowed = follows[trace.families[:, -1]]  # [n, K]
+    pending, found = allowed.any(axis=1), np.zeros(count, bool)
+    for _ in range(_NEXT):
+        rows = np.flatnonzero(pending & ~found)
+        if not len(rows):
+            break
+        family = one_of(rng, allowed[rows])
+        drawn = draw_parameters(rng, family[:, None], False)[:, 0]
+        made, good = _step([_grids.select(before, rows) for before in steps], family, drawn, limits, tally)
+        kept = rows[good]
+        families[kept], parameters[kept], found[kept] = family[good], drawn[good], True
+        for field, part in zip(after, _grids.select(made, good), strict=True):
+            field[kept] = part
+    whole = Trace(
+        np.concatenate([trace.families, families[:, None]], axis=1),
+        np.concatenate([trace.parameters, parameters[:, None]], axis=1),
+        np.concatenate([trace.cells, after.cells[:, None, None]], axis=2),
+        np.concatenate([trace.size, np.stack(after[1:], axis=1)[:, None, None]], axis=2),
+    )
+    return Trace(*(field[found] for field in whole))
+
+
+def one_of(rng: np.random.Generator, allowed: np.ndarray) -> np.ndarray:
+    """A uniform choice among the True entries of each row of bool [n, K]."""
+    return (rng.random(allowed.shape) * allowed).argmax(axis=1)
 
 
 def _attempt(
@@ -138,18 +183,26 @@ def _attempt(
     step = rng.integers(families.shape[1], size=len(families))
     steps = [scenes(rng, families[rows, step], parameters[rows, step], limits)]
     for step in range(families.shape[1]):
-        family = families[rows, step]
-        after, defined = apply(steps[-1], family, parameters[rows, step])
         earlier = steps[-1:] if orbit else steps
-        changed = ~np.any([_grids.equal(after, before) for before in earlier], axis=0)
-        for count, chosen in zip(tally, (defined | True, ~defined, defined & ~changed), strict=True):
-            count += np.bincount(family[chosen], minlength=len(FAMILIES))
-        good = defined & changed
+        after, good = _step(earlier, families[rows, step], parameters[rows, step], limits, tally)
         if not good.all():
             rows, after = rows[good], _grids.select(after, good)
             steps = [_grids.select(before, good) for before in steps]
         steps.append(after)
     return rows, steps
+
+
+def _step(
+    earlier: Sequence[Grids], families: np.ndarray, parameters: np.ndarray, limits: Limits, tally: Tally
+) -> tuple[Grids, np.ndarray]:
+    """What a step makes of the last of the earlier grids, and bool [n]: it is defined, keeps to the canvas and is none
+    of them. Counted in the tally."""
+    after, defined = apply(earlier[-1], families, parameters)
+    defined &= np.maximum(after.height, after.width) <= limits.canvas
+    changed = ~np.any([_grids.equal(after, before) for before in earlier], axis=0)
+    for count, chosen in zip(tally, (defined | True, ~defined, defined & ~changed), strict=True):
+        count += np.bincount(families[chosen], minlength=len(FAMILIES))
+    return after, defined & changed
 
 
 def attempted(rng: np.random.Generator, families: np.ndarray) -> np.ndarray:

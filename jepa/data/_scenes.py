@@ -28,13 +28,15 @@ class Region(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How large scenes may be: the largest side, 11 to 30, and the most objects, 2 to 8.
+    """How large scenes may be: the largest side, 11 to 30, and the most objects, 2 to 8; and the largest side of any
+    grid that is made of them, `canvas`, from that of scenes to 30.
 
     Scenes of lines, bars or panels know no number of objects, and keep to the side alone.
     """
 
     side: int
     objects: int
+    canvas: int = CANVAS
 
 
 UNLIMITED = Limits(CANVAS, MAX_OBJECTS)
@@ -42,7 +44,8 @@ UNLIMITED = Limits(CANVAS, MAX_OBJECTS)
 
 def check(limits: Limits) -> None:
     """Raises ValueError for limits that leave some primitives without scenes."""
-    for name, value, (low, high) in zip(limits._fields, limits, ((11, CANVAS), (2, MAX_OBJECTS)), strict=True):
+    bounds = ((11, CANVAS), (2, MAX_OBJECTS), (limits.side, CANVAS))
+    for name, value, (low, high) in zip(limits._fields, limits, bounds, strict=True):
         if not low <= value <= high:
             raise ValueError(f"limits.{name} is {value}; it must be from {low} to {high}")
 

@@ -11,7 +11,7 @@ one, whether its tables lie in memory, are drawn, or are read from disk:
 | `extent`    | int [B, 2]               | the height and the width that the sequence needs in the canvas              |
 | `negatives` | optional                 | `table` [B, K, ..], `ids` [B, K], `palettes` [B, K, 10]                     |
 | `labels`    | optional, int32 [B]      | as in `Batch`                                                               |
-| `actions`   | optional, int32 [B, T, A]| as in `Batch`                                                               |
+| `actions`   | optional, [B, T, A]      | as in `Batch`                                                               |
 """
 
 from __future__ import annotations

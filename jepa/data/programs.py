@@ -1,7 +1,8 @@
 """Programs as a source: grids and what primitives make of them, drawn without end, seeded, by processes of their own.
 
-A step's rows are the object tables of its grids (`jepa.data._program_blocks`), a function of the seed, the step and the
-level of difficulty. What is held out, whole families and ordered pairs of families, is two more held-out sources.
+A step's rows show its grids as object tables or cell by cell (`jepa.data._program_rows`), a function of the seed, the
+step and the level of difficulty. What is held out, whole families and ordered pairs of families, is two more held-out
+sources.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,32 +18,23 @@ import jax
 import numpy as np
 
 from jepa import context_masking
-from jepa.data import _compositions, _primitives, _program_blocks, _programs, _sequences
+from jepa.data import _compositions, _primitives, _program_blocks, _program_rows, _sequences
 from jepa.data._ahead import Ahead, ahead
 from jepa.data._analogies import LONGEST
 from jepa.data._primitives import FAMILIES
 from jepa.data._program_blocks import Recipe
+from jepa.data._program_rows import Rows, Shown
 from jepa.data._scenes import Limits
 from jepa.registry import nearest
+from jepa.tables import CANVAS
 from jepa.types import Source
 
 STREAMS = ("analogy", "orbit", "transition")
 # Held-out programs are the same ones in every run, so that runs of different seeds compare on the same ones.
 VALIDATION_SEED = 2**31  # of no run
 VALIDATION_BLOCK = 512  # programs
-STATISTICS = 2**31  # a block of no step
+STATISTICS = [VALIDATION_SEED, 2**31]  # a block of no step
 VERSION = 1  # to be raised whenever the same options give other programs
-MAX_INT = 2**31 - 1
-
-Rows = dict[str, np.ndarray | dict[str, np.ndarray]]
-
-
-class Shown(NamedTuple):
-    """What of a program is shown: its stream, T context grids, and the target so many grids after the last of them."""
-
-    stream: str
-    window: int
-    offset: int
 
 
 class Difficulty(NamedTuple):
@@ -68,6 +59,7 @@ def build(
     held_out_share: float = 0.1,
     context_window: int = 3,
     target_offset: int = 1,
+    canvas: int | None = None,
     drop_objects: float = 0.0,
     drop_frames: float = 0.0,
     noise: float = 0.0,
@@ -84,8 +76,11 @@ def build(
     stream 'analogy': the last `context_window` grids of x_1, y_1, ..., x_n as context and y_n as target, every y_i the
     result of one program of 1 to `length` steps. stream 'orbit': `context_window` grids g, P g, P P g, ... of a
     primitive P and, as target, the one `target_offset` after the last. stream 'transition': the grids before each of
-    the `length` steps of a program, as `actions` [B, length, 11] the number of the family and the parameters of each
-    step, and the grid after the last. A step that changes nothing is rejected and counted.
+    the `length` steps of a program, the grid after the last, and the steps as `actions` float32 [B, length, 47], the
+    family one-hot and its parameters over 9. A step that changes nothing is rejected and counted.
+
+    canvas: None for object tables. A side S, in stream 'transition', shows the cells themselves, {"cells": int32
+    [..., S, S]}, colours and `tables.OUTSIDE` beyond the grid; no grid of a program is larger than that.
 
     Levels of difficulty: `families` (names, or the sets 'geometry', 'cells', 'lines', 'objects', joined by '+', or
     'all'), `length`, `objects` and `side` are one value, or a tuple of one for each level.
@@ -102,13 +97,18 @@ def build(
 
     Raises ValueError for an unknown name, a value out of range, or levels that differ in number.
     """
-    shown = _shown(stream, context_window, target_offset)
+    shown = _shown(stream, context_window, target_offset, canvas)
     families, length, objects, side = map(_by_level, (families, length, objects, side))
-    levels = _levels(families, length, objects, side)
+    levels = _levels(families, length, objects, side, canvas)
     masking = {"drop_objects": drop_objects, "drop_frames": drop_frames, "noise": noise}
     context_masking.check(**masking)
     if stream == "transition" and (d4 or palette):
         raise ValueError("stream 'transition' shows actions, which d4 and palette would make wrong: turn both off")
+    if canvas is not None and (translation or any(masking.values())):
+        raise ValueError(
+            f"a canvas of {canvas} shows cells where they are, and no objects: turn translation off and leave "
+            "drop_objects, drop_frames and noise at 0"
+        )
     for name, value, least in (("batch_size", batch_size, 1), ("batches_per_block", batches_per_block, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
@@ -117,12 +117,17 @@ def build(
     symmetry = {"d4": d4, "palette": palette, "translation": translation}
     chosen = (stream, context_window, target_offset, families, length, objects, side, sorted(held_out_families))
     digest = f"{VERSION} {chosen} {held_out_share} {symmetry} {masking} {batches_per_block}"
+    if stream == "transition":
+        digest += f" {canvas} stepwise"
+
+    by_table = functools.partial(_sequences.gather_rows, symmetry)
+    gather = by_table if canvas is None else _program_rows.gather_cells
 
     def source(levels: Sequence[tuple[Recipe, ...]], indices: Callable[..., Rows]) -> Source:
         return Source(
             tables={},
             indices=indices,
-            gather=functools.partial(_sequences.gather_rows, symmetry),
+            gather=gather,
             validation={},
             num_examples=0,
             ids=tuple(f"programs:{name}" for name in _met(levels)),
@@ -156,7 +161,7 @@ def build(
     return own._replace(
         gather=context_masking.masked(own.gather, **masking),
         validation=validation,
-        stats=_stats(training[-1], shown),
+        stats=_program_rows.stats(*_program_rows.draw(training[-1], shown, STATISTICS, VALIDATION_BLOCK)),
         num_levels=len(levels),
         close=blocks.close,
     )
@@ -165,7 +170,7 @@ def build(
 # What the options mean.
 
 
-def _shown(stream: str, window: int, offset: int) -> Shown:
+def _shown(stream: str, window: int, offset: int, canvas: int | None) -> Shown:
     if stream not in STREAMS:
         raise ValueError(f"there is no stream {stream!r}: {nearest(stream, STREAMS)}")
     if not 1 <= window <= LONGEST:
@@ -176,14 +181,16 @@ def _shown(stream: str, window: int, offset: int) -> Shown:
         raise ValueError(
             f"target_offset is {offset}, but only in stream 'orbit' do later grids follow from the context"
         )
-    return Shown(stream, window, offset)
+    if canvas is not None and stream != "transition":
+        raise ValueError(f"canvas is {canvas}, but only in stream 'transition' are cells shown: leave it at None")
+    return Shown(stream, window, offset, canvas)
 
 
 def _by_level(value: Any) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-def _levels(families: tuple, length: tuple, objects: tuple, side: tuple) -> list[Difficulty]:
+def _levels(families: tuple, length: tuple, objects: tuple, side: tuple, canvas: int | None) -> list[Difficulty]:
     """The levels of difficulty, each option repeated where it has one value for all of them."""
     options = {"families": families, "length": length, "objects": objects, "side": side}
     number = max(map(len, options.values()))
@@ -194,7 +201,7 @@ def _levels(families: tuple, length: tuple, objects: tuple, side: tuple) -> list
         raise ValueError(f"length is {min(length)}; a program has at least 1 step")
     columns = [values * (number // len(values)) for values in options.values()]
     return [
-        Difficulty(length, Limits(side, objects), _family_set(families))
+        Difficulty(length, Limits(side, objects, CANVAS if canvas is None else canvas), _family_set(families))
         for families, length, objects, side in zip(*columns, strict=True)
     ]
 
@@ -216,7 +223,8 @@ def _recipes(shown: Shown, level: Difficulty, split: _compositions.Split) -> dic
         lengths = (shown.window - 1 + shown.offset,)
     if shown.stream == "analogy":
         scenes, lengths = shown.window // 2 + 1, tuple(range(1, level.length + 1))
-    options = dict(num_scenes=scenes, orbit=shown.stream == "orbit", limits=level.limits)
+    orbit, stepwise = (shown.stream == stream for stream in ("orbit", "transition"))
+    options = dict(num_scenes=scenes, orbit=orbit, stepwise=stepwise, limits=level.limits)
     found = [_program_blocks.recipes(split, length=n, **options) for n in lengths]
     return {name: tuple(f[name] for f in found if name in f) for name in ("train", "families", "compositions")}
 
@@ -226,7 +234,7 @@ def _met(levels: Sequence[tuple[Recipe, ...]]) -> list[str]:
     met = np.zeros(len(FAMILIES), bool)
     for recipe in (recipe for recipes in levels for recipe in recipes):
         met |= recipe.pairs[0].any(axis=1) if recipe.pairs else recipe.first
-        for pairs in recipe.pairs:
+        for pairs in (*recipe.pairs, *recipe.later):
             met |= pairs.any(axis=0)
     return [name for name, is_met in zip(FAMILIES, met, strict=True) if is_met]
 
@@ -236,51 +244,7 @@ def _met(levels: Sequence[tuple[Recipe, ...]]) -> list[str]:
 
 def _block(recipes: Sequence[tuple[Recipe, ...]], shown: Shown, seed: int, size: int, key: tuple[int, int]) -> Rows:
     """The rows of a block: `size` programs of a level, key = (level, number of the block)."""
-    return _draw(recipes[key[0]], shown, [seed, *key], size)[0]
-
-
-def _draw(recipes: tuple[Recipe, ...], shown: Shown, seeds: list[int], size: int) -> tuple[Rows, _programs.Tally]:
-    """Rows of `size` programs, equal shares of all recipes in random order, and the count of what was rejected."""
-    rng = np.random.default_rng(seeds)
-    shares = np.bincount(np.arange(size) % len(recipes), minlength=len(recipes))
-    drawn = [
-        _program_blocks.draw(recipe, rng, number) for recipe, number in zip(recipes, shares, strict=True) if number
-    ]
-    windows = [_window(trace, shown) for trace, _ in drawn]
-    order = rng.permutation(size)
-    cells, extents, actions, groups = (np.concatenate(parts)[order] for parts in zip(*windows, strict=True))
-    rows: Rows = {
-        "grids": _program_blocks.tables(cells, extents),
-        "extent": extents.max(axis=1).astype(np.int32),
-        "ids": _content_ids(cells[:, -1], extents[:, -1]),
-        "groups": groups,
-    }
-    if shown.stream == "transition":
-        rows["actions"] = actions
-    return rows, _programs.Tally(*np.sum([tally for _, tally in drawn], axis=0))
-
-
-def _window(trace: _programs.Trace, shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Grids uint8 [n, T + 1, 30, 30] with their sizes, the target last; actions int32 [n, L, 11]; groups int32 [n]."""
-    n, _, grids = trace.size.shape[:3]
-    if shown.stream == "analogy":
-        pairs = [0, grids - 1]
-        cells, size = (field[:, :, pairs].reshape(n, -1, *field.shape[3:]) for field in (trace.cells, trace.size))
-        cells, size = (field[:, -shown.window - 1 :] for field in (cells, size))
-    else:
-        steps = list(range(grids))
-        if shown.stream == "orbit":
-            steps = [*range(shown.window), shown.window - 1 + shown.offset]
-        cells, size = trace.cells[:, 0, steps], trace.size[:, 0, steps]
-    actions = np.concatenate([trace.families[..., None], trace.parameters], axis=2).astype(np.int32)
-    groups = [zlib.crc32(program.tobytes()) & MAX_INT for program in trace.families]
-    return cells, size, actions[:, :1] if shown.stream == "analogy" else actions, np.array(groups, np.int32)
-
-
-def _content_ids(cells: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """int32 [n]: equal for equal grids, and almost never for others."""
-    contents = (grid.tobytes() + extent.tobytes() for grid, extent in zip(cells, size, strict=True))
-    return np.array([zlib.crc32(content) & MAX_INT for content in contents], np.int32)
+    return _program_rows.draw(recipes[key[0]], shown, [seed, *key], size)[0]
 
 
 def _indices(
@@ -316,15 +280,3 @@ def _lend(indices: Callable[..., Rows], lend: bool, step: int, level: int = 0) -
         return rows | {"extent": extent}
     grids = jax.tree.map(lambda leaf: np.concatenate([leaf[lender, :-2], leaf[:, -2:]], axis=1), rows["grids"])
     return rows | {"extent": extent, "grids": grids}
-
-
-def _stats(recipes: tuple[Recipe, ...], shown: Shown) -> dict[str, float]:
-    """What a sample is like."""
-    rows, tally = _draw(recipes, shown, [VALIDATION_SEED, STATISTICS], VALIDATION_BLOCK)
-    mask = rows["grids"]["mask"]
-    return {
-        "families": float(np.count_nonzero(tally.applied)),
-        "objects_mean": float(mask[..., 1:-1].sum(-1).mean()),
-        "truncated_share": float(mask[..., -1].mean()),
-        "rejected_share": float((tally.undefined + tally.unchanged).sum() / tally.applied.sum()),
-    }
