@@ -1,0 +1,76 @@
+"""Encoder of grids cell by cell: convolutions over what each cell is, then one vector of all, where they are."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jepa.encoders.conv import Pool
+from jepa.modules import LayerNorm
+from jepa.precision import compute_dtype as resolve_dtype
+from jepa.tables import NUM_CELL_VALUES
+from jepa.types import Array, Encoder, Observation, PyTree
+
+
+class Cells(nn.Module):
+    """Cells int [..., S, S] -> features [..., S * S / stride^2, D].
+
+    A cell is an embedding of its colour plus one of its place. Each block adds what a cell's neighbourhood of 3 x 3
+    says to it; with a stride, squares of cells are joined to one token first, by a linear map in which each cell of
+    the square has weights of its own.
+    """
+
+    dim: int
+    depth: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, cells: Array) -> Array:
+        *leading, height, width = cells.shape
+        places = self.param("places", nn.initializers.normal(0.02), (height, width, self.dim))
+        x = nn.Embed(NUM_CELL_VALUES, self.dim, name="colours")(cells.reshape(-1, height, width))
+        x = (x + places[None]).astype(self.dtype)
+        square = (self.stride, self.stride)
+        x = nn.Conv(self.dim, square, strides=square, dtype=self.dtype, name="squares")(x)
+        for _ in range(self.depth):
+            near = nn.Conv(self.dim, (3, 3), dtype=self.dtype)(LayerNorm(dtype=self.dtype)(x))
+            x = x + nn.Dense(self.dim, dtype=self.dtype)(nn.gelu(near))
+        return LayerNorm(dtype=self.dtype)(x).reshape(*leading, -1, self.dim).astype(jnp.float32)
+
+
+def build(
+    *, dim: int = 128, cell_dim: int = 64, depth: int = 2, stride: int = 2, compute_dtype: str = "float32"
+) -> Encoder:
+    """An encoder of {"cells": int [..., S, S]}, colours and `tables.OUTSIDE`; `pooled` is [..., dim].
+
+    cell_dim: of a token; depth: blocks of convolutions; stride: the side of the squares of cells that are one token, 1
+    for one token a cell. What is outside is a cell like any other: it says how large the grid is. The embedding is
+    linear in all tokens, each with weights of its own, as in `jepa.encoders.conv`.
+    """
+    for name, value, least in (("dim", dim, 1), ("cell_dim", cell_dim, 1), ("depth", depth, 0), ("stride", stride, 1)):
+        if value < least:
+            raise ValueError(f"encoder.{name} is {value}; it must be at least {least}")
+    dtype = resolve_dtype(compute_dtype)
+    tokens_module, pooling = Cells(cell_dim, depth, stride, dtype), Pool(dim, dtype)
+
+    def init(key: Array, observation: Observation) -> PyTree:
+        tokens, variables = tokens_module.init_with_output(key, _cells(observation))
+        return {"cells": variables["params"], "pool": pooling.init(key, tokens)["params"]}
+
+    def embed(params: PyTree, observation: Observation) -> tuple[Array, Array]:
+        tokens = tokens_module.apply({"params": params["cells"]}, _cells(observation))
+        return tokens, jnp.ones(tokens.shape[:-1], bool)
+
+    def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
+        return pooling.apply({"params": params["pool"]}, tokens)
+
+    return Encoder(init, embed, pool)
+
+
+def _cells(observation: Observation) -> Array:
+    if "cells" not in observation:
+        raise ValueError(
+            f"encoder 'grid' reads the leaf 'cells', and the data shows {sorted(observation)}: set config.data.canvas"
+        )
+    return observation["cells"]
