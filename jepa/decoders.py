@@ -83,8 +83,9 @@ def _cells(hidden: int) -> Decoder:
         return jnp.argmax(logits(params, z, observation), axis=-1)
 
     def loss(params: PyTree, z: Latent, observation: Observation) -> Array:
-        scores = logits(params, z, observation)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(scores, observation["cells"])
+        # Against one-hot rows: the gradient of a look-up would be a scatter, slow on a CPU.
+        true = jax.nn.one_hot(observation["cells"], NUM_CELL_VALUES)
+        entropy = optax.softmax_cross_entropy(logits(params, z, observation), true)
         return jnp.mean(entropy, axis=(-2, -1))
 
     def error(decoded: Array, observation: Observation) -> Array:

@@ -22,6 +22,7 @@ from jepa.types import Array, Objective, PyTree, Source
 FOREIGN = "_foreign_demo"
 LEVEL = "_level"
 LISTED = "listed/"
+ROLLOUT = "rollout/"
 CODE_WINDOW = 8192  # codes; how many a sample shows depends on its size, so usage is always over as many
 
 
@@ -167,9 +168,10 @@ def level_errors(source: Source) -> list[str]:
 
 def errors(examples: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The mean prediction error, and with it over that of copying, as far as there is a last embedding to copy; with
-    labels, the accuracy of an online probe."""
+    labels, the accuracy of an online probe; with decoded rollouts, how many are right."""
     error = np.mean(examples["prediction"])
     figures = {"prediction": error}
+    figures |= {name: np.mean(values) for name, values in examples.items() if name.startswith(ROLLOUT)}
     if "online_accuracy" in examples:
         figures["online_accuracy"] = np.mean(examples["online_accuracy"])
     if "copy" in examples:

@@ -124,7 +124,8 @@ class LossOutput(NamedTuple):
     `embeddings` are the sets that diagnostics describe, by role (`context`, `target`, `predicted`, ...): [N, D], or
     [B, V, D] where the rows of an example belong together.
     `examples` are per-example quantities [B] that evaluation averages and bootstraps: the error `prediction`, that of
-    `copy`, a prediction that is the last embedding, that between the two, `moved`, and the `alignment` of unit vectors.
+    `copy`, a prediction that is the last embedding, that between the two, `moved`, and the `alignment` of unit vectors;
+    those named `rollout/...` are averaged as they are, and those named `listed/...` over rows that list a negative.
     `codes` int32 [B, T, N] are those of the online encoder, -1 where there is no token; None without a quantizer.
     `detached` are losses [] of heads that watch, parameters under 'monitor', on embeddings through which no gradient
     flows: they are trained, but belong to no total, share or norm. None where there are none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jepa.encoders.conv import Pool
@@ -13,11 +14,10 @@ from jepa.types import Array, Encoder, Observation, PyTree
 
 
 class Cells(nn.Module):
-    """Cells int [..., S, S] -> features [..., S * S / stride^2, D].
+    """Cells int [..., S, S] -> features [..., N, D] of the squares of `stride` cells a side, the last ones cut short.
 
-    A cell is an embedding of its colour plus one of its place. Each block adds what a cell's neighbourhood of 3 x 3
-    says to it; with a stride, squares of cells are joined to one token first, by a linear map in which each cell of
-    the square has weights of its own.
+    A token is a sum of embeddings: of its place and, in a table for each cell of the square, of what that cell is.
+    Each block adds what the neighbourhood of 3 x 3 tokens says to it.
     """
 
     dim: int
@@ -27,16 +27,16 @@ class Cells(nn.Module):
 
     @nn.compact
     def __call__(self, cells: Array) -> Array:
-        *leading, height, width = cells.shape
-        places = self.param("places", nn.initializers.normal(0.02), (height, width, self.dim))
-        x = nn.Embed(NUM_CELL_VALUES, self.dim, name="colours")(cells.reshape(-1, height, width))
-        x = (x + places[None]).astype(self.dtype)
-        square = (self.stride, self.stride)
-        x = nn.Conv(self.dim, square, strides=square, dtype=self.dtype, name="squares")(x)
+        square, kinds = (self.stride, self.stride), jax.nn.one_hot(cells, NUM_CELL_VALUES, dtype=self.dtype)
+        kinds = kinds.reshape(-1, *kinds.shape[-3:])
+        # A product with one-hot rows: the gradient of a look-up would be a scatter, slow on a CPU.
+        x = nn.Conv(self.dim, square, strides=square, dtype=self.dtype, name="squares")(kinds)
+        places = self.param("places", nn.initializers.normal(0.02), x.shape[1:])
+        x = x + places[None].astype(self.dtype)
         for _ in range(self.depth):
             near = nn.Conv(self.dim, (3, 3), dtype=self.dtype)(LayerNorm(dtype=self.dtype)(x))
             x = x + nn.Dense(self.dim, dtype=self.dtype)(nn.gelu(near))
-        return LayerNorm(dtype=self.dtype)(x).reshape(*leading, -1, self.dim).astype(jnp.float32)
+        return LayerNorm(dtype=self.dtype)(x).reshape(*cells.shape[:-2], -1, self.dim).astype(jnp.float32)
 
 
 def build(

@@ -173,13 +173,15 @@ def build(
         metrics = rollout_health(norm, rolled, at(true, slice(None, horizon)), at(z, 0)) | code_metrics(quantized)
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.value.shape[0]
-        detached = None
+        detached, decoded = None, {}
         if shown is not None:
             frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
             detached = {"decoder": jnp.mean(shown.loss(params["monitor"]["decoder"], z, frames))}
             metrics |= decoded_health(shown, params["monitor"]["decoder"], z, rolled, frames)
+            if "cells" in frames:
+                decoded = exact_rollouts(shown, params["monitor"]["decoder"], z, rolled, frames)
         last = at(forced, -1)
-        examples = {
+        examples = decoded | {
             "prediction": heads.error,
             "copy": jnp.mean(copy, axis=1),
             "moved": jnp.mean(norm.error(forced, at(z, slice(None, -1))), axis=1),
@@ -205,6 +207,30 @@ def decoded_health(shown: decoders.Decoder, params: PyTree, z: Latent, rolled: L
         frame = jax.tree.map(lambda leaf, k=k: leaf[:, k + 1], frames)
         found[f"decoder/error_{k + 1}"] = of(at(rolled, k), frame)
         found[f"decoder/copy_{k + 1}"] = jnp.mean(shown.error(next(iter(first.values())), frame))
+    return found
+
+
+def exact_rollouts(
+    shown: decoders.Decoder, params: PyTree, z: Latent, rolled: Latent, frames: PyTree
+) -> dict[str, Array]:
+    """How well cells are foretold, [B] each: whether what is decoded of step k of a rollout is the true grid in every
+    cell, `rollout/exact_k`, and its share of right cells, `rollout/cells_k`.
+
+    `..._copy_k` is the same of the first grid, unchanged, and `..._seen_k` of the decoded true latent: what the decoder
+    would make of a rollout without a mistake.
+    """
+    found = {}
+    for k in horizons(rolled):
+        frame = jax.tree.map(lambda leaf, k=k: leaf[:, k + 1], frames)
+        guesses = {
+            "": shown.decode(params, at(rolled, k), frame),
+            "copy_": frames["cells"][:, 0],
+            "seen_": shown.decode(params, at(z, k + 1), frame),
+        }
+        for name, guess in guesses.items():
+            wrong = shown.error(guess, frame)
+            found[f"rollout/exact_{name}{k + 1}"] = (wrong == 0).astype(jnp.float32)
+            found[f"rollout/cells_{name}{k + 1}"] = 1 - wrong
     return found
 
 
