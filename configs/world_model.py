@@ -78,7 +78,7 @@ def make_programs(config: ConfigDict) -> None:
             blocks_ahead=2,
         )
     )
-    config.encoder = ConfigDict(dict(name="grid", dim=128, cell_dim=64, depth=2, stride=2))
+    config.encoder = ConfigDict(dict(name="grid", dim=128, cell_dim=32, depth=2, stride=2))
     config.num_steps = 1200
 
 
