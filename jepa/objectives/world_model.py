@@ -142,7 +142,8 @@ def build(
             target = jax.lax.stop_gradient(norm.encoded(taught.pooled))
         if train:
             state = representation.update(params["trunk"], state, online, key=key_update)
-        return {"z": z, "target": target, "quantized": online.quantized}, state
+        raw = jax.lax.stop_gradient(jnp.mean(jnp.linalg.norm(online.encoded.pooled, axis=-1)))
+        return {"z": z, "target": target, "quantized": online.quantized, "raw_norm": raw}, state
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z, target, quantized = latents["z"], latents["target"], latents["quantized"]
@@ -171,6 +172,7 @@ def build(
         )
         ledger = values(terms, heads, key)
         metrics = rollout_health(norm, rolled, at(true, slice(None, horizon)), at(z, 0)) | code_metrics(quantized)
+        metrics["latent/raw_norm"] = latents["raw_norm"]  # of what the encoder makes, before the policy
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.value.shape[0]
         detached = None
@@ -189,7 +191,17 @@ def build(
         embeddings = {"context": flat, "target": z.value[:, -1], "predicted": at(rolled, -1).value}
         return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes, detached)
 
-    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)
+    def see(params: PyTree, state: PyTree, frames: PyTree) -> Latent:
+        return norm.encoded(encode(params, state, frames).pooled)
+
+    def imagine(params: PyTree, z: Latent, actions: Array) -> Latent:
+        return transitions.rollout(transition, norm, params["heads"]["dynamics"], z, actions)
+
+    def show(params: PyTree, z: Latent, frame: PyTree) -> Array:
+        return shown.decode(params["monitor"]["decoder"], z, frame)
+
+    world = transitions.WorldModel(see, imagine, None if shown is None else show)
+    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels, world)
 
 
 def decoded_health(shown: decoders.Decoder, params: PyTree, z: Latent, rolled: Latent, frames: PyTree) -> dict:
