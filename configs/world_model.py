@@ -46,9 +46,26 @@ def get_config(variant: str = "") -> ConfigDict:
         | base.off("similarity", "sigreg_predicted", "norm_anchor", "weak_sigreg", "visreg", "vicreg_variance")
         | base.off("vicreg_covariance", "bhep", "quantizer")
     )
+    config.planning = ConfigDict(  # read where config.probes names "planning", which asks for the way in two rooms
+        dict(
+            methods=("mppi", "cem"),
+            num_tasks=100,
+            num_steps=200,
+            every_step=True,  # of the cost: the distance to the goal at every step of a plan, or at its last alone
+            horizon=20,
+            num_samples=100,
+            num_elites=10,
+            num_iterations=3,
+            std=1.5,
+            max_norm=2.45,
+            temperature=1.0,
+        )
+    )
     config.num_steps = 3100
     config.batch_size = 384
     config.eval_every = config.checkpoint_every = config.diagnose_every = 310
+    if "two_rooms" in words or "two_rooms_tiny" in words:
+        config.probes = ("planning",)
     if "two_rooms_tiny" in words or "tiny" in words:
         config.num_steps = 600
         config.batch_size = 64
@@ -57,6 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.final_examples = 1024
         config.data.length = 8
         config.encoder.update(dim=16, channels=(8, 16, 16))
+        config.planning.update(num_steps=100, horizon=16, num_samples=64, num_elites=8, num_iterations=2)
     if "tiny" in words:
         config.num_steps = 20
         config.batch_size = 16
@@ -66,5 +84,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 5
         config.data.length = 3
         config.encoder.update(dim=8, channels=(4, 4))
+        config.planning.update(num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2, num_iterations=1)
         config.objective.update(hidden=16, horizon=2, inverse_hidden=8, decoder_hidden=16, num_slices=32)
     return config
