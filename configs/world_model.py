@@ -59,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
             std=1.5,
             max_norm=2.45,
             temperature=1.0,
+            correlation=0.0,  # of two actions in a row as they are drawn
         )
     )
     config.num_steps = 3100

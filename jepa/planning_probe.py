@@ -127,6 +127,7 @@ def evaluate(world: WorldModel, params: PyTree, state: PyTree, options: Options)
             )
         reached = navigation.arrival(positions, tasks) >= 0
         outcomes[name] = Outcome(reached.astype(np.float64), np.arange(options.num_tasks))
+    planner = {name: value for name, value in options.planner._asdict().items() if name != "method"}
     weights = resamples(outcomes["random"].groups)
     random = scored(outcomes["random"], weights)
     for line in found:
@@ -135,7 +136,7 @@ def evaluate(world: WorldModel, params: PyTree, state: PyTree, options: Options)
     return {
         "seed": SEED,
         "num_tasks": {"two_rooms": options.num_tasks},
-        "options": options._replace(planner=options.planner._asdict())._asdict(),
+        "options": options._replace(planner=planner)._asdict(),
         "rows": found,
         "resampled": {name: resampled(outcome) for name, outcome in outcomes.items()},
     }

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -79,8 +80,8 @@ def of_run(
     """The results of a checkpoint, with its step. Raises ValueError where there is no such run or checkpoint."""
     config = ConfigDict(run_folder.read_config(workdir))
     if PLANNING in names:
-        set_options(config, planning)
         config_checks.check_planning(config, is_asked=True)
+        set_options(config, planning)
     backend.select_platform(config.platform)
     backend.use_compile_cache(config.cache_dir)
     parts = build(config)
@@ -89,32 +90,35 @@ def of_run(
         if saved is None:
             raise ValueError(f"there is no checkpoint in {workdir / 'checkpoints'}")
         config_checks.check_latent_norm(config, saved.host, str(workdir))
-        trained, untrained = parts.embedders(saved.state), parts.embedders(parts.init())
+        asked = set(names) - {PLANNING}
+        embedders = (parts.embedders(saved.state), parts.embedders(parts.init())) if asked else ()
     finally:
         parts.source.close()
     found = plan(config, parts, saved.state) if PLANNING in names else {}
-    given = dict(seen_ids=saved.host["seen_ids"], cache_dir=config.cache_dir, held_out=held_out)
-    return {"step": saved.step, "probes": ask(names, trained, untrained, **given) | found}
+    if asked:
+        given = dict(seen_ids=saved.host["seen_ids"], cache_dir=config.cache_dir, held_out=held_out)
+        found |= ask(names, *embedders, **given)
+    return {"step": saved.step, "probes": found}
 
 
 def set_options(config: ConfigDict, given: Sequence[str]) -> None:
     """Puts `key=value` into `config.planning`, where there is such a key. Raises ValueError for what is none."""
-    known = config.planning.to_dict() if "planning" in config else {}
+    known = config.planning.to_dict()
     for text in given:
         key, _, value = text.partition("=")
         if key not in known:
             raise ValueError(f"--planning names {key!r}: {nearest(key, known)}")
-        now = known[key]
         try:
-            config.planning[key] = (
-                tuple(value.split(","))
-                if isinstance(now, tuple | list)
-                else {"True": True, "False": False}[value]
-                if isinstance(now, bool)
-                else type(now)(value)
-            )
+            config.planning[key] = _like(known[key], value)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"--planning {text}: {value!r} is not of the kind of {now!r}") from error
+            raise ValueError(f"--planning {text}: {value!r} is not of the kind of {known[key]!r}") from error
+
+
+def _like(value: Any, text: str) -> Any:
+    """The text as a value of the same kind; of several comma-separated. Raises KeyError or ValueError for another."""
+    if isinstance(value, bool):
+        return {"True": True, "False": False}[text]
+    return tuple(text.split(",")) if isinstance(value, tuple | list) else type(value)(text)
 
 
 def _chosen(text: str, known: Sequence[str], flag: str) -> list[str]:

@@ -161,13 +161,12 @@ def section(shown: Shown) -> str:
 
 def strip(episode: Episode, index: int) -> str:
     """One episode as a table: a column for each step, a row for each kind of frame, and figures below."""
-    size = next(iter(episode.true.values())).shape[1:3]
     rows = [
         [name, *(_picture(image, f"{name}, step {t}") for t, image in enumerate(report_strips.coloured(frames)))]
         for name, frames in (
             ("true frames", episode.true),
-            ("of true latents", episode.decoded),
-            ("of the rollout", episode.rolled),
+            ("decoded, true latents", episode.decoded),
+            ("decoded, rollout", episode.rolled),
         )
     ]
     wrong = "wrong cells" if "cells" in episode.true else "error of pixels"
@@ -181,7 +180,7 @@ def strip(episode: Episode, index: int) -> str:
     ):
         rows.append([name, *(f"{value:.2f}" if value >= 0.1 or value <= 0 else f"{value:.3f}" for value in values)])
     title = f"Episode {index + 1}" + (f", {episode.source.replace('_', ' ')}" if episode.source else "")
-    head = [f"{size[0]} × {size[1]}", *(str(t) for t in range(len(episode.cosine)))]
+    head = ["step", *(str(t) for t in range(len(episode.cosine)))]
     return f'<h3 class="run">{escape(title)}</h3>{table(head, rows, "frames")}'
 
 

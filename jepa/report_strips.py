@@ -55,7 +55,6 @@ def moving(pairs: Sequence[Sequence[np.ndarray]]) -> bytes:
     first, *rest = (Image.fromarray(frame) for frame in whole)
     durations = [STEP] * (len(whole) - 1) + [PAUSE]
     with io.BytesIO() as file:
-        # Frames that are equal stay apart: a pause would swallow them otherwise.
         first.save(file, "PNG", save_all=True, append_images=rest, duration=durations, loop=0)
         return file.getvalue()
 

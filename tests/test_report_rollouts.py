@@ -82,7 +82,7 @@ def test_a_section_shows_every_frame_of_every_episode():
     assert "Step 70" in page and "rollouts of 2" in page and "Episode 2, families" in page
     by_alt = {alt: uri for uri, alt in reversed(pictures)}  # those of the first episode
     for t, value in enumerate([0, 0, 1, 2]):
-        picture = opened(by_alt[f"of the rollout, step {t}"])
+        picture = opened(by_alt[f"decoded, rollout, step {t}"])
         np.testing.assert_array_equal(picture, np.broadcast_to(report_strips.CELLS[value], (SIDE, SIDE, 3)))
     assert page.count("wrong cells, of the rollout") == 2 and "<td>0.75</td>" in page
 
