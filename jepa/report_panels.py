@@ -125,6 +125,8 @@ def rollouts(names: Sequence[str]) -> list[Panel]:
         Panel("Length of a rollout", "Length of predicted over that of true latents: away from 1, what reads them is "
               "shown what it was not trained on.", by_step(f"{of}/norm_ratio"), at=(1.0,)),
         Panel("Direction of a rollout", "Cosine of predicted and true latents.", by_step(f"{of}/cosine"), at=(1.0,)),
+        Panel("Rank of a rollout", "Directions that predicted latents fill over those of true ones, by participation: "
+              "below 1, a rollout forgets what tells states apart.", by_step(f"{of}/rank_ratio"), at=(1.0,), zero=True),
         _one("Raw length", "val/latent/raw_norm", "Mean length of what the encoder makes, before the policy. A steady "
              "climb is drift.", zero=True),
         Panel("Decoded frames", "Error of what is decoded of true latents: squared per pixel, or the share of wrong "

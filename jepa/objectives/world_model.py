@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jepa import decoders
 from jepa import dynamics as transitions
 from jepa import latent_norm as policies
+from jepa.diagnostics import participation
 from jepa.latent_norm import Latent
 from jepa.losses.prediction import squared_error
 from jepa.losses.univariate import EXTENSIVE, sliced
@@ -228,7 +229,8 @@ def horizons(rolled: Latent) -> list[int]:
 
 def rollout_health(norm: policies.LatentNorm, rolled: Latent, true: Latent, start: Latent) -> dict[str, Array]:
     """Of every step k of a rollout, [] each: `error_k`; over it those of `copy_k`, the first latent, and of `mean_k`,
-    the batch's mean, as ratios; the length of predicted over that of true latents, `norm_ratio_k`; their `cosine_k`."""
+    the batch's mean, as ratios; the length of predicted over that of true latents, `norm_ratio_k`; their `cosine_k`;
+    the number of directions that predicted ones fill over that of true ones, `rank_ratio_k`, by participation."""
     found = {}
     for k in horizons(rolled):
         z_hat, z = at(rolled, k), at(true, k)
@@ -242,5 +244,6 @@ def rollout_health(norm: policies.LatentNorm, rolled: Latent, true: Latent, star
             f"rollout/mean_ratio_{k + 1}": error / typical,
             f"rollout/norm_ratio_{k + 1}": jnp.mean(lengths[0]) / jnp.mean(lengths[1]),
             f"rollout/cosine_{k + 1}": jnp.mean(dot / (lengths[0] * lengths[1])),
+            f"rollout/rank_ratio_{k + 1}": participation(z_hat.value) / jnp.maximum(participation(z.value), 1e-6),
         }
     return found
