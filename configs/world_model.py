@@ -88,6 +88,23 @@ def make_two_rooms(config: ConfigDict, *, is_small: bool) -> None:
     )
     config.encoder = ConfigDict(dict(name="conv", dim=32, channels=(16, 32, 32)))
     config.objective.update(hidden=64, inverse_hidden=64, decoder="pixels", decoder_hidden=256)
+    config.probes = ("planning",)
+    config.planning = ConfigDict(  # read where config.probes names "planning"
+        dict(
+            methods=("mppi", "cem"),
+            num_tasks=100,
+            num_steps=200,
+            every_step=True,  # of the cost: the distance to the goal at every step of a plan, or at its last alone
+            horizon=20,
+            num_samples=100,
+            num_elites=10,
+            num_iterations=3,
+            std=1.5,
+            max_norm=2.45,
+            temperature=1.0,
+            correlation=0.0,  # of two actions in a row as they are drawn
+        )
+    )
     config.num_steps = 3100
     config.batch_size = 384
     config.eval_every = config.checkpoint_every = config.diagnose_every = 310
@@ -99,6 +116,7 @@ def make_two_rooms(config: ConfigDict, *, is_small: bool) -> None:
         config.final_examples = 1024
         config.data.length = 8
         config.encoder.update(dim=16, channels=(8, 16, 16))
+        config.planning.update(num_steps=100, horizon=16, num_samples=64, num_elites=8, num_iterations=2)
 
 
 def make_tiny(config: ConfigDict) -> None:
@@ -116,3 +134,5 @@ def make_tiny(config: ConfigDict) -> None:
         config.encoder.update(dim=8, cell_dim=8, depth=1)
     else:
         config.encoder.update(dim=8, channels=(4, 4))
+        config.probes = ()
+        config.planning.update(num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2, num_iterations=1)

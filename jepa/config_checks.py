@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jepa import early_stopping, registry, run_folder
+from jepa import early_stopping, latent_norm, planning_probe, registry, run_folder
 from jepa.losses import univariate
 
 # Keys that a resumed run may give anew: how far to go, how often to look, where the cache is. Another number of steps
@@ -17,7 +18,7 @@ from jepa.losses import univariate
 MAY_CHANGE = (
     *("num_steps", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples", "diagnose_every"),
     *("checkpoint_every", "keep_checkpoints", "max_bad_steps", "abort"),
-    *("probes", "cache_dir", "platform"),
+    *("probes", "planning", "cache_dir", "platform"),
 )
 PATIENCE_MAY_CHANGE = ("early_stopping.patience", "early_stopping.min_delta", "early_stopping.warmup_steps")
 AHEAD_MAY_CHANGE = ("num_workers", "blocks_ahead", "level_every")  # of a source: how data come about, not which
@@ -26,9 +27,9 @@ FIXED = (
     *("init_from", "init_parts", "init_batches", "freeze", "early_stopping", "curriculum"),
     *("data", "encoder", "quantizer", "objective", "weights", "optimizer"),
 )
-# A key that only some configs have: their weights are computed from it.
-OPTIONAL = ("lejepa_lambda",)
-PROBES = ("arc", "programs", "images")
+# Keys that only some configs have: one that weights are computed from, and what the probe of that name reads.
+OPTIONAL = ("lejepa_lambda", "planning")
+PROBES = ("arc", "programs", "images", "planning")
 HELD_OUT = ("val/", "diag/", "codes/")
 COUNTS = (
     *("num_steps", "batch_size", "steps_per_call", "log_every", "eval_every", "eval_examples", "final_examples"),
@@ -62,6 +63,8 @@ def check(config: ConfigDict) -> None:
             )
     if unknown := sorted(set(config.probes) - set(PROBES)):
         raise ValueError(f"config.probes names {unknown}; there are {list(PROBES)}, and () is none")
+    if "planning" in config.probes or "planning" in config:
+        check_planning(config, is_asked="planning" in config.probes)
     if "lejepa_lambda" in config:
         check_lambda(config.lejepa_lambda, config.batch_size, dict(config.weights))
     early_stopping.check(**config.early_stopping)
@@ -69,6 +72,41 @@ def check(config: ConfigDict) -> None:
         if not metric.startswith(HELD_OUT):
             raise ValueError(f"config.{key} names {metric!r}; a held-out figure starts with {' or '.join(HELD_OUT)}")
     check_cadences(config)
+
+
+def check_planning(config: ConfigDict, *, is_asked: bool) -> None:
+    """Raises ValueError for options of planning that make no sense, and where nobody can plan who is asked to."""
+    data = config.data
+    has_rooms = data.name == "episodes" and ("world" not in data or data.world == "two_rooms")
+    if is_asked and not (has_rooms and config.objective.name == "world_model"):
+        raise ValueError(
+            "the probe 'planning' asks a world model for its way through two rooms: it takes config.objective.name "
+            "'world_model', config.data.name 'episodes' and config.data.world 'two_rooms'"
+        )
+    if is_asked and "planning" not in config:
+        raise ValueError("the probe 'planning' reads config.planning, which is missing; configs/world_model.py has it")
+    planning_probe.options_of(config.planning.to_dict())
+
+
+def latent_norm_of(config: ConfigDict) -> list[Any] | None:
+    """The normalisation policy of a world model and its target norm, as a checkpoint's record holds them; None of any
+    other run."""
+    if "latent_norm" not in config.objective:
+        return None
+    target = config.objective.target_norm if "target_norm" in config.objective else None
+    return [config.objective.latent_norm, target]
+
+
+def check_latent_norm(config: ConfigDict, host: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError where the weights `where`, with this record, were trained under another policy: what z is, and
+    all that reads it, follows from it. A record without one has nothing to differ in."""
+    trained = host["latent_norm"] if "latent_norm" in host else None
+    asked = latent_norm_of(config)
+    if trained is not None and asked is not None and list(trained) != asked:
+        raise ValueError(
+            f"config.objective.latent_norm is {latent_norm.described(*asked)}, but the weights of {where} were trained "
+            f"under {latent_norm.described(*trained)}: use that, or train anew"
+        )
 
 
 def check_lambda(share: float, batch_size: int, weights: Mapping[str, float | None]) -> None:

@@ -64,6 +64,13 @@ def spectrum(scatter: Scatter) -> dict[str, Array]:
     }
 
 
+def participation(embeddings: Array) -> Array:
+    """`participation_ratio` of embeddings [N, D] alone, [], which takes no eigenvalues: (tr C)^2 / tr C^2."""
+    centred = embeddings - jnp.mean(embeddings, axis=0, keepdims=True)
+    scatter = matmul(centred.T, centred)
+    return jnp.square(jnp.trace(scatter)) / _nonzero(jnp.sum(jnp.square(scatter)))
+
+
 def _nonzero(x):
     return jnp.where(x > 0, x, 1.0)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jepa.latent_norm import Latent, LatentNorm
 from jepa.modules import Block, LayerNorm, Mlp
 from jepa.registry import nearest
-from jepa.types import Array, PyTree
+from jepa.types import Array, Observation, PyTree
 
 KINDS = ("mlp", "gru", "transformer")
 
@@ -34,6 +34,21 @@ class Dynamics(NamedTuple):
     start: Callable[[PyTree, Latent], PyTree]
     step: Callable[[PyTree, PyTree, Latent, Array], PyTree]
     h_to_z: Callable[[PyTree, PyTree], Array]
+
+
+class WorldModel(NamedTuple):
+    """What can be asked of a trained world model, as pure functions of the parameters and state of its objective. What
+    is seen and imagined are `Latent`s, so that whoever asks has them as the policy of the run lets them be seen.
+
+    see(params, state, frames) -> the latents of frames [..., *frame], [..., D]
+    imagine(params, z [B, D], actions [B, T, A]) -> the latents after each action, [B, T, D]
+    show(params, z [..., D], frame) -> what they are decoded to, as `jepa.decoders.Decoder.decode`; None where the run
+        has no decoder
+    """
+
+    see: Callable[[PyTree, PyTree, Observation], Latent]
+    imagine: Callable[[PyTree, Latent, Array], Latent]
+    show: Callable[[PyTree, Latent, Observation], Array] | None
 
 
 def build(kind: str, *, hidden: int = 128, depth: int = 2, num_heads: int = 4, window: int = 8) -> Dynamics:

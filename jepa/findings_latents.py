@@ -25,7 +25,6 @@ JUMP, LEAP = 0.1, 0.4
 FINDS_ITS_PLACE = 0.2  # of a run: what leaps in it is a codebook that starts, and a warning only
 USAGE_LEAP = 1.5  # times the evaluations before and after
 AGREEMENT = 0.5  # of the tokens
-NORM_GAP = 1.25  # times
 
 
 def point_collapse(record: Record) -> Held | None:
@@ -149,16 +148,3 @@ def codebooks_disagree(record: Record) -> Held | None:
     if start is None or rising(agreement) > 0.5:
         return None
     return Held(start, f"val/codes/agreement {number(agreement.values[-1])} at step {agreement.steps[-1]}")
-
-
-def decoder_out_of_distribution(record: Record) -> Held | None:
-    """Predicted and encoded latents of different length, where something is decoded."""
-    predicted, target = judged(record, "diag/predicted/norm"), judged(record, "diag/target/norm")
-    if len(predicted.values) != len(target.values) or not len(target.values):
-        return None
-    gap = np.abs(np.log(np.maximum(predicted.values, 1e-30) / np.maximum(target.values, 1e-30)))
-    start = lasting(predicted, gap > math.log(NORM_GAP))
-    if start is None:
-        return None
-    norms = f"diag/predicted/norm {number(predicted.values[-1])} and diag/target/norm {number(target.values[-1])}"
-    return Held(start, f"{norms} at step {predicted.steps[-1]}")

@@ -1,7 +1,8 @@
 """The rules by which `jepa.findings` judges a run: the table RULES, causes before symptoms.
 
-The functions that judge are in `findings_training` (steps, gradients, checkpoints), `findings_losses` (the terms) and
-`findings_latents` (embeddings and codes), each with what its thresholds come from.
+The functions that judge are in `findings_training` (steps, gradients, checkpoints), `findings_losses` (the terms),
+`findings_latents` (embeddings and codes) and `findings_rollouts` (of world models), each with what its thresholds come
+from.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from jepa import findings_latents as latents
 from jepa import findings_losses as losses
+from jepa import findings_rollouts as rollouts
 from jepa import findings_training as training
 from jepa.findings_record import Held, Record
 
@@ -213,12 +215,31 @@ RULES = (
         'objective.predictor = "tokens"; a larger objective.predictor_dim or predictor_depth',
     ),
     Rule(
+        "rollout-norm-gap",
+        "warning",
+        ("val/rollout/norm_ratio_*",),
+        rollouts.rollout_norm_gap,
+        "Predicted latents are not of the length of encoded ones: step by step a rollout leaves what the dynamics, the "
+        "decoder and the planner were trained on.",
+        'objective.latent_norm = "global", which holds both alike; or "anchor" with weights.norm_anchor = 0.1',
+    ),
+    Rule(
+        "latent-norm-drift",
+        "warning",
+        ("val/latent/raw_norm", "config:objective.latent_norm"),
+        rollouts.latent_norm_drift,
+        "The length of what the encoder makes keeps growing, and the policy of this run does not hold it.",
+        'objective.latent_norm = "global"; or "anchor" with weights.norm_anchor = 0.1; or weights.sigreg = 10',
+    ),
+    Rule(
         "decoder-out-of-distribution",
         "warning",
         ("*/decoder*", "diag/predicted/norm", "diag/target/norm"),
-        latents.decoder_out_of_distribution,
-        "The decoder is trained on encoded latents and fed predicted ones of another length.",
-        "normalise both alike, or anchor both by weights.norm_anchor",
+        rollouts.decoder_out_of_distribution,
+        "The decoder is trained on encoded latents and fed predicted ones unlike them, in length or otherwise: what it "
+        "shows of a rollout is not what the rollout says.",
+        'objective.latent_norm = "global", so that both are of one length; weights.sigreg_predicted = 1; meanwhile '
+        "judge rollouts by their latents, not by their pictures",
     ),
     Rule(
         "warmup-unfinished",

@@ -51,6 +51,11 @@ class LatentNorm(NamedTuple):
     anchor: Callable[[Latent], Array]
 
 
+def described(policy: str, target_norm: float | None) -> str:
+    """A policy in words, such as `'anchor' with target_norm 4`."""
+    return repr(policy) if target_norm is None else f"{policy!r} with target_norm {target_norm:g}"
+
+
 def build(policy: str, *, target_norm: float | None = None) -> LatentNorm:
     """The policy of this name. target_norm: of `anchor`; None is sqrt(D).
 

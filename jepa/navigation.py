@@ -49,20 +49,46 @@ def draw(key: Array, num: int) -> Tasks:
     return jax.vmap(one)(jax.random.split(key, num))
 
 
+class Now(NamedTuple):
+    """What a policy remembers, and where the agents are, [N, 2]."""
+
+    memory: PyTree
+    position: Array
+
+
+def begin(policy: Policy, tasks: Tasks) -> Now:
+    """Before the first step."""
+    return Now(policy.start(len(tasks.start)), tasks.start)
+
+
+def advance(policy: Policy, tasks: Tasks, now: Now, keys: Array) -> tuple[Now, Array]:
+    """A step for every key [k]; where the agents were after each, [k, N, 2]."""
+
+    def step(now: Now, key: Array) -> tuple[Now, Array]:
+        action, memory = policy.act(now.memory, key, now.position, tasks)
+        position = two_rooms.move(now.position, action, tasks.layout)
+        return Now(memory, position), position
+
+    return jax.lax.scan(step, now, keys)
+
+
 def run(policy: Policy, tasks: Tasks, key: Array, *, num_steps: int = STEPS) -> tuple[Array, Array]:
     """Whether the goal was reached at any step, bool [N], and where the agent was, [num_steps + 1, N, 2]."""
-
-    def step(carry: tuple[PyTree, Array], key: Array) -> tuple[tuple[PyTree, Array], Array]:
-        memory, position = carry
-        action, memory = policy.act(memory, key, position, tasks)
-        position = two_rooms.move(position, action, tasks.layout)
-        return (memory, position), position
-
-    begun = (policy.start(len(tasks.start)), tasks.start)
-    _, positions = jax.lax.scan(step, begun, jax.random.split(key, num_steps))
+    _, positions = advance(policy, tasks, begin(policy, tasks), jax.random.split(key, num_steps))
     positions = jnp.concatenate([tasks.start[None], positions])
     distance = jnp.linalg.norm(positions - tasks.goal[None], axis=-1)
     return jnp.any(distance < two_rooms.SUCCESS, axis=0), positions
+
+
+def distances(positions: np.ndarray, tasks: Tasks) -> np.ndarray:
+    """From the goal, in pixels: [k, N] of positions [k, N, 2]."""
+    return np.linalg.norm(positions - np.asarray(tasks.goal)[None], axis=-1)
+
+
+def arrival(positions: np.ndarray, tasks: Tasks) -> np.ndarray:
+    """The first step at which the agent was at its goal, int [N]; -1 where it never was."""
+    there = distances(positions, tasks) < two_rooms.SUCCESS
+    return np.where(there.any(0), there.argmax(0), -1)
 
 
 def still() -> Policy:
@@ -111,4 +137,4 @@ def success(reached: Array) -> dict[str, float]:
     """The share of tasks that were solved, with its 95 % Wilson interval."""
     solved, num = int(np.sum(reached)), len(reached)
     interval = stats.binomtest(solved, num).proportion_ci(0.95, method="wilson")
-    return {"mean": solved / num, "low": float(interval.low), "high": float(interval.high), "n": num}
+    return {"score": solved / num, "low": float(interval.low), "high": float(interval.high), "n": num}

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jepa.dynamics import Dynamics, rollout
-from jepa.latent_norm import Latent, LatentNorm
+from jepa.latent_norm import Latent
 from jepa.registry import nearest
-from jepa.types import Array, PyTree
+from jepa.types import Array
 
 METHODS = ("cem", "mppi")
 Cost = Callable[[Array], Array]  # actions [B, S, H, A] -> costs [B, S]
@@ -32,7 +31,9 @@ class Proposal(NamedTuple):
 
 class Planner(NamedTuple):
     """horizon: steps ahead. num_samples, num_elites, num_iterations: sequences drawn, kept, and how often. std: of an
-    action, at first. max_norm: longest action, in the Euclidean norm. temperature: of MPPI, in units of the cost."""
+    action, at first. max_norm: longest action, in the Euclidean norm. temperature: of MPPI, in units of the cost.
+    correlation: of two actions in a row as they are drawn, 0 for independent ones, which wander about where they start;
+    correlated ones go somewhere (Pinneri et al., arXiv:2008.06389)."""
 
     method: str = "mppi"
     horizon: int = 16
@@ -42,6 +43,7 @@ class Planner(NamedTuple):
     std: float = 1.5
     max_norm: float = 2.45
     temperature: float = 1.0
+    correlation: float = 0.0
 
 
 def check(planner: Planner) -> None:
@@ -55,6 +57,8 @@ def check(planner: Planner) -> None:
     for name in ("horizon", "num_iterations", "std", "max_norm", "temperature"):
         if not getattr(planner, name) > 0:
             raise ValueError(f"the planner's {name} is {getattr(planner, name)}; it must be above 0")
+    if not 0 <= planner.correlation < 1:
+        raise ValueError(f"the planner's correlation is {planner.correlation}; it lies in [0, 1)")
 
 
 def begin(planner: Planner, num_problems: int, action_dim: int) -> Proposal:
@@ -68,7 +72,7 @@ def plan(planner: Planner, cost: Cost, proposal: Proposal, key: Array) -> tuple[
 
     def refine(now: Proposal, key: Array) -> tuple[Proposal, tuple[Array, Array]]:
         shape = (now.mean.shape[0], planner.num_samples, *now.mean.shape[1:])
-        drawn = now.mean[:, None] + now.std[:, None] * jax.random.normal(key, shape)
+        drawn = now.mean[:, None] + now.std[:, None] * noise(key, shape, planner.correlation)
         actions = shortened(drawn, planner.max_norm)
         elites, weights = best(planner, actions, cost(actions))
         mean = jnp.sum(weights * elites, axis=1)
@@ -81,6 +85,17 @@ def plan(planner: Planner, cost: Cost, proposal: Proposal, key: Array) -> tuple[
         return after.mean, after
     chosen = jax.random.categorical(key_choice, jnp.log(weights[-1, :, :, 0, 0]))
     return jnp.take_along_axis(elites[-1], chosen[:, None, None, None], axis=1)[:, 0], after
+
+
+def noise(key: Array, shape: tuple[int, ...], correlation: float) -> Array:
+    """Standard normal [..., H, A], each step of H correlated by correlation^k with the k-th after it (first-order
+    autoregression)."""
+    white = jax.random.normal(key, shape)
+    if correlation == 0:
+        return white
+    steps = jnp.arange(shape[-2])
+    root = jnp.linalg.cholesky(correlation ** jnp.abs(steps[:, None] - steps[None]))
+    return jnp.einsum("hk,...ka->...ha", root, white)
 
 
 def best(planner: Planner, actions: Array, costs: Array) -> tuple[Array, Array]:
@@ -107,15 +122,16 @@ def next_proposal(planner: Planner, refined: Proposal, taken: int = 1) -> Propos
 
 
 def distance_to_goal(
-    dynamics: Dynamics, norm: LatentNorm, params: PyTree, z: Latent, goal: Latent, *, every_step: bool = True
+    imagine: Callable[[Latent, Array], Latent], z: Latent, goal: Latent, *, every_step: bool = True
 ) -> Cost:
     """The Euclidean distance of predicted latents from the goal's, summed over all steps, or of the last alone.
-    z, goal [B, D]. Summed, it asks to be there soon, and an error far ahead weighs less."""
+    imagine(z [N, D], actions [N, H, A]) -> [N, H, D]; z, goal [B, D]. Summed, it asks to be there soon, and an error
+    far ahead weighs less."""
 
     def cost(actions: Array) -> Array:
         num, samples, horizon, width = actions.shape
         starts = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), z)
-        seen = rollout(dynamics, norm, params, starts, actions.reshape(num * samples, horizon, width))
+        seen = imagine(starts, actions.reshape(num * samples, horizon, width))
         seen = jax.tree.map(lambda leaf: leaf.reshape(num, samples, horizon, -1), seen)
         apart = seen.value - goal.value[:, None, None]
         distance = jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1) + 1e-12)

@@ -2,7 +2,8 @@
 
 The page needs no network and loads nothing; the numbers it draws are in it as JSON, too. `report_run` reads the folder,
 `report_curves` and `report_panels` say which curves belong together, `report_figures` draws them, `report_page` and
-`report_probes` put them into HTML, `report_gallery` asks the model; `report.html` is the frame and draws the grids.
+`report_probes` put them into HTML, `report_gallery` asks the model, and `report_rollouts` a world model; `report.html`
+is the frame and draws the grids.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from jepa import backend, checkpoint, report_figures, report_gallery, report_page, report_probes, report_run, run_folder
+from jepa import (
+    backend,
+    checkpoint,
+    report_figures,
+    report_gallery,
+    report_page,
+    report_probes,
+    report_rollouts,
+    report_run,
+    run_folder,
+)
 from jepa.code_tokens import token_of_cells
 from jepa.report_run import Run
 
@@ -58,7 +69,13 @@ def write(workdirs: Sequence[Path], output: Path, step: checkpoint.Step = "lates
     runs = [report_run.read(*both) for both in zip(workdirs, report_run.names(workdirs), strict=True)]
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise ValueError(f"--output {output} must be the name of a file in a folder that exists")
-    run_folder.atomic_write_text(output, render(runs, *collect_galleries(runs, step)))
+    rollouts = [report_rollouts.collect(run.workdir, step) for run in runs]
+    run_folder.atomic_write_text(output, render(runs, *collect_galleries(runs, step), rollouts))
+    for run, shown in zip(runs, rollouts, strict=True):
+        picture = None if shown is None else report_rollouts.animation(shown)
+        if picture is not None:
+            of = f"-{run.name.replace('/', '-')}" if len(runs) > 1 else ""
+            output.with_name(f"{output.stem}{of}-rollouts.png").write_bytes(picture)
     return runs
 
 
@@ -82,10 +99,15 @@ def collect_galleries(runs: Sequence[Run], step: checkpoint.Step) -> tuple[list[
     return galleries, {"grids": drawn, "tasks": list(tasks)}
 
 
-def render(runs: Sequence[Run], galleries: Sequence[Mapping[str, Any]], shown: Mapping[str, Any]) -> str:
+def render(
+    runs: Sequence[Run],
+    galleries: Sequence[Mapping[str, Any]],
+    shown: Mapping[str, Any],
+    rollouts: Sequence[report_rollouts.Shown | None],
+) -> str:
     """The page as text."""
     here = Path(__file__)
-    sections = [*report_page.figures(runs), *tables(runs)]
+    sections = [*report_page.figures(runs), *tables(runs, rollouts)]
     data = {"runs": [run_data(run, report_page.points_of_curve(runs)) for run in runs], "gallery": galleries, **shown}
     steps = "; ".join(f"step {run.record.step:,} of {run.record.num_steps:,}" for run in runs)
     links = [*((name, title) for name, title, _ in sections), ("gallery", "Gallery")]
@@ -111,9 +133,13 @@ def render(runs: Sequence[Run], galleries: Sequence[Mapping[str, Any]], shown: M
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
-def tables(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
+def tables(runs: Sequence[Run], rollouts: Sequence[report_rollouts.Shown | None]) -> list[tuple[str, str, str]]:
     """(id, title, HTML) of the sections that are no curves, those that there is something to say in."""
     found = []
+    imagined = [(run, shown) for run, shown in zip(runs, rollouts, strict=True) if shown is not None]
+    if imagined:
+        parts = [_named(run, runs) + report_rollouts.section(shown) for run, shown in imagined]
+        found.append(("rollouts", "Rollouts", "".join(parts)))
     if any(run.events for run in runs):
         parts = [_named(run, runs) + report_page.events(run) for run in runs if run.events]
         found.append(("events", "Events", "".join(parts)))

@@ -26,6 +26,7 @@ def sections(names: Collection[str]) -> list[Section]:
     planned = [
         Section("loss", "Loss", report_panels.loss(names)),
         Section("prediction", "Prediction", [*report_panels.prediction(), *report_panels.contrast(names)]),
+        Section("imagined", "Rollout health", report_panels.rollouts(names)),
         Section("latents", "Spectrum and scale", report_panels.latents()),
         Section("codes", "Codes", report_panels.codes(names)),
         Section("gradients", "Gradients", report_panels.gradients(names)),

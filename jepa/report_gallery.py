@@ -54,6 +54,9 @@ def collect(workdir: Path, step: checkpoint.Step, place: Place) -> dict[str, Any
 
     place(grid, background, task, its object table) -> where the page keeps that grid.
     """
+    config = run_folder.read_config(workdir)
+    if "objective" in config and config["objective"]["name"] == "world_model":
+        return {"missing": "There is no gallery of grids: what a world model imagines is shown by its rollouts."}
     try:
         latents = read(workdir, step)
     except (ValueError, OSError, RuntimeError) as error:  # the last where memory is short

@@ -106,6 +106,36 @@ def contrast(names: Sequence[str]) -> list[Panel]:
     ]  # fmt: skip
 
 
+def rollouts(names: Sequence[str]) -> list[Panel]:
+    """Panels of a world model, held out, a curve for each step of a rollout that is measured."""
+
+    def by_step(figure: str) -> tuple[Curve, ...]:
+        found = [name.removeprefix(f"{figure}_") for name in names if name.startswith(f"{figure}_")]
+        steps = sorted(int(step) for step in found if step.isdecimal())
+        return tuple(Curve(f"step {step}", f"{figure}_{step}") for step in steps)
+
+    of, decoded = "val/rollout", by_step("val/decoder/error")
+    copies = tuple(Curve(c.label, c.metric, c.metric.replace("/error_", "/copy_")) for c in decoded)
+    return [
+        Panel("Rollout over copying", "Latent error of a rollout over that of its first latent: 1 is no better than "
+              "standing still.", by_step(f"{of}/copy_ratio"), at=(1.0,), zero=True),
+        Panel("Rollout over the mean", "The same over the error of the batch's mean: 1 knows nothing of the row.",
+              by_step(f"{of}/mean_ratio"), at=(1.0,), zero=True),
+        Panel("Rollout error", "Latent error per dimension.", by_step(f"{of}/error"), log=True),
+        Panel("Length of a rollout", "Length of predicted over that of true latents: away from 1, what reads them is "
+              "shown what it was not trained on.", by_step(f"{of}/norm_ratio"), at=(1.0,)),
+        Panel("Direction of a rollout", "Cosine of predicted and true latents.", by_step(f"{of}/cosine"), at=(1.0,)),
+        Panel("Rank of a rollout", "Directions that predicted latents fill over those of true ones, by participation: "
+              "below 1, a rollout forgets what tells states apart.", by_step(f"{of}/rank_ratio"), at=(1.0,), zero=True),
+        _one("Raw length", "val/latent/raw_norm", "Mean length of what the encoder makes, before the policy. A steady "
+             "climb is drift.", zero=True),
+        Panel("Decoded frames", "Error of what is decoded of true latents: squared per pixel, or the share of wrong "
+              "cells.",
+              (Curve("of true latents", "val/decoder/error"),), log=True),
+        Panel("Decoded rollouts", "The same of a rollout; dashed: of showing its first frame.", copies, log=True),
+    ]  # fmt: skip
+
+
 def _by_role(name: str, **options) -> tuple[Curve, ...]:
     """A curve for each set of embeddings; options are the names of what is drawn with it."""
     return tuple(

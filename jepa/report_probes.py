@@ -19,10 +19,36 @@ def probe_tables(result: Mapping[str, Any]) -> str:
 
     Raises KeyError, TypeError or ValueError for what has another form.
     """
-    if "image_probes" in result:
-        images = image_table(result["image_probes"])
-        return images if "probes" not in result else grid_tables(result) + images
-    return grid_tables(result)
+    asked = dict(result["probes"]) if "probes" in result else {}
+    ways = [planning_table(asked.pop("planning"))] if "planning" in asked else []
+    images = [image_table(result["image_probes"])] if "image_probes" in result else []
+    grids = [grid_tables(asked)] if asked else []
+    return "".join([*grids, *ways, *images]) or '<p class="soft">The run did not ask for probes (config.probes).</p>'
+
+
+def planning_table(scored: Mapping[str, Any]) -> str:
+    """How often planners and floors find the way through two rooms (`jepa.planning_probe`)."""
+    legend = (
+        '<p class="soft">Share of tasks solved by planning in latent space, from pictures alone. In the bar: <span '
+        'class="key c0"></span>share with its 95 % Wilson interval, <span class="key ink"></span>steps at random, '
+        '<span class="key c1"></span>an oracle that knows the door. The paired difference to random steps is green '
+        "where its interval lies above 0, red where below. Steps: the median of those that got there; nearest: the "
+        "mean of the smallest distances to the goal, in pixels.</p>"
+    )
+    options, by_name = scored["options"], {row["probe"]: row for row in scored["rows"]}
+    floors = by_name["random"]["score"], by_name["oracle"]["score"]
+    planner = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options["planner"].items())
+    about = f"{options['num_tasks']} tasks from one room to the other, {options['num_steps']} steps each"
+    head = ["policy", "from 0 to 1", "solved", "95 %", "over random steps", "steps", "nearest"]
+    rows = [_planning_row(row, floors) for row in scored["rows"]]
+    return f'{legend}<h3 class="run">{escape(about)}</h3>{table(head, rows)}<p class="soft">{escape(planner)}</p>'
+
+
+def _planning_row(row: Mapping[str, Any], floors: tuple[float, float]) -> list[str]:
+    over = row["over_random"] if "over_random" in row else None
+    first = _trained(row | {"chance": floors[0]}, over or {"difference": 0, "low": 0, "high": 0}, floors[1], "")
+    steps = "" if row["steps"] is None else f"{row['steps']:.0f}"
+    return [*first[:4], first[4] if over else "", steps, f"{row['nearest']:.1f}"]
 
 
 def image_table(scored: Mapping[str, Any]) -> str:
@@ -58,17 +84,15 @@ def _trained(row: Mapping[str, Any], over: Mapping[str, Any], best: float, name:
     ]
 
 
-def grid_tables(result: Mapping[str, Any]) -> str:
+def grid_tables(asked: Mapping[str, Any]) -> str:
     """Those of `jepa.probe`, for every embedding that it looked at."""
-    if "probes" not in result:
-        return '<p class="soft">The run did not ask for probes (config.probes).</p>'
     legend = (
         '<p class="soft">Frozen features beside what learned nothing. In the bar: <span class="key c0"></span>score '
         'with its 95 % interval over tasks, <span class="key ink"></span>chance, <span class="key c1"></span>the best '
         "control. The paired difference to that control is green where its interval lies above 0, red where below.</p>"
     )
     parts = []
-    for space, scored in result["probes"].items():
+    for space, scored in asked.items():
         sizes = ", ".join(f"{number} tasks of {name}" for name, number in scored["num_tasks"].items())
         rows = [_row(row) for row in scored["rows"]]
         parts.append(f'<h3 class="run">{escape(space)} embedding, {escape(sizes)}</h3>')

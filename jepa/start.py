@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jepa import checkpoint, curriculum, early_stopping, optimizer, paths, representation, state
+from jepa import checkpoint, config_checks, curriculum, early_stopping, optimizer, paths, representation, state
 from jepa.parts import Parts, build_objective
 from jepa.types import Array
 
@@ -21,6 +21,7 @@ def start_from(config: ConfigDict, parts: Parts) -> tuple[state.TrainState, list
     A quantizer that is taken over brings its state; any other starts from the tokens of the encoder that is.
     """
     other = checkpoint.read(Path(config.init_from).expanduser())
+    config_checks.check_latent_norm(config, other.host, config.init_from)
     saved = paths.by_path(other.state["params"])
 
     def covered(name: str) -> list[str]:
@@ -82,16 +83,18 @@ OF_THE_DATA = ("digest", "train_ids", "seen_ids", "validation_ids")
 def host_record(config: ConfigDict, parts: Parts, inherited: list[str]) -> dict[str, Any]:
     """What a run remembers on the host, in every checkpoint: of its data, which its folder has too, and of its past.
 
-    `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `codes` are those of the
-    last evaluation, against which the next one counts changes. `unseen` are metrics of steps that no line of the record
-    shows yet, `recent` the losses that a spike is measured against, `findings` the names of those that were printed,
-    `aborted` the condition of `config.abort` that ended the run.
+    `seen_ids` are the tasks its weights were trained on, here or in the run it started from. `latent_norm` is the
+    policy of a world model's z and its target norm, None of any other run. `codes` are those of the last evaluation,
+    against which the next one counts changes. `unseen` are metrics of steps that no line of the record shows yet,
+    `recent` the losses that a spike is measured against, `findings` the names of those that were printed, `aborted` the
+    condition of `config.abort` that ended the run.
     """
     held_out = sorted({task for source in parts.source.validation.values() for task in source.ids})
     train_ids = list(parts.source.ids)
     seen = sorted({*train_ids, *inherited})
     of_the_data = (parts.source.digest, train_ids, seen, held_out)
     return dict(zip(OF_THE_DATA, of_the_data, strict=True)) | {
+        "latent_norm": config_checks.latent_norm_of(config),
         "codes": [],
         "patience": early_stopping.Patience(),
         "curriculum": curriculum.begin(config.curriculum.starts),
@@ -112,6 +115,7 @@ def record_of(config: ConfigDict, parts: Parts, host: dict[str, Any], step: int)
     """The record as a checkpoint holds it. Raises ValueError where this run cannot go on from there."""
     if host["digest"] != parts.source.digest:
         raise ValueError("the data is not what this run was trained on: its content changed; restore it, or start anew")
+    config_checks.check_latent_norm(config, host, "this run")
     if step % config.steps_per_call:
         raise ValueError(
             f"the run stopped at step {step}: config.steps_per_call {config.steps_per_call} must divide it"

@@ -336,11 +336,14 @@ def finish(config: ConfigDict, parts: Parts, train_state: state.TrainState, work
     metrics.print_table(evaluation.summary(final), title=title)
     result = {"step": int(train_state.step), "final_examples": config.final_examples, "validation": final}
     result["asked"] = list(config.probes)
-    if config.probes:
+    if set(config.probes) - {probes.PLANNING}:
         trained, untrained = parts.embedders(train_state), parts.embedders(parts.init())
     if set(config.probes) & set(probes.NAMES):
         given = dict(seen_ids=seen_ids, cache_dir=config.cache_dir)
         result["probes"] = probes.ask(config.probes, trained, untrained, **given)
+    if probes.PLANNING in config.probes:
+        asked = result["probes"] if "probes" in result else {}
+        result["probes"] = asked | probes.plan(config, parts, train_state)
     if "images" in config.probes:
         result["image_probes"] = image_probe.evaluate(parts.source, trained["pooled"][0], untrained["pooled"][0])
         title = f"accuracy on {result['image_probes']['num_held_out']} held-out images"

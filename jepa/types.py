@@ -153,6 +153,7 @@ class Objective(NamedTuple):
     frames as in training or fewer
     terms: the ledger's names, each "latent" (collapsible), "external" (a fixed target) or "regulariser".
     levels: how many values each symbol of a token's code takes (`Quantizer`); () without codes.
+    world: of a world model, what planning and decoded rollouts ask of it (`jepa.dynamics.WorldModel`); else None.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -163,3 +164,4 @@ class Objective(NamedTuple):
     predict: Callable[..., Array]
     terms: Mapping[str, str]
     levels: tuple[int, ...] = ()
+    world: Any = None

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from jepa import moments
-from jepa.diagnostics import code_usage, describe, expected_effective_rank, finish, power_law, uniformity
+from jepa.diagnostics import (
+    code_usage,
+    describe,
+    expected_effective_rank,
+    finish,
+    participation,
+    power_law,
+    uniformity,
+)
 from jepa.losses.sigreg import sigreg, sigreg_along
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "diagnostics.npz"))
@@ -231,6 +239,15 @@ def test_a_gaussian_is_healthy_whatever_its_shape(num, dim):
     assert found["std"] == pytest.approx(1.0, abs=0.02)
     assert found["norm"] == pytest.approx(np.sqrt(dim), rel=0.03)
     assert 0.5 < found["sigreg_T"] < 2.0
+
+
+def test_participation_needs_no_eigenvalues():
+    for scales in (np.ones(6), np.geomspace(1, 1e-2, 6)):
+        z = np.random.default_rng(0).normal(size=(50, 6)) @ np.random.default_rng(1).normal(size=(6, 6)) * scales + 3
+        eigenvalues = np.linalg.eigvalsh(np.cov(z.T))
+        expected = eigenvalues.sum() ** 2 / np.square(eigenvalues).sum()
+        np.testing.assert_allclose(jax.jit(participation)(jnp.float32(z)), expected, rtol=1e-4)
+    assert float(participation(jnp.ones((4, 3)))) == 0.0
 
 
 def test_rank_is_invariant_to_rotation_translation_and_scale():

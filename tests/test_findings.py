@@ -16,7 +16,7 @@ CONFIG = {
     "max_grad_norm": 1.0,
     "best_metric": "val/prediction",
     "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100},
-    "objective": {"tau_min": 0.05, "tau_max": 0.2},
+    "objective": {"tau_min": 0.05, "tau_max": 0.2, "latent_norm": "none"},
     "quantizer": {"num_codes": 768},
     "weights": {"prediction": 1.0, "infonce": 1.0, "relational": 0.025, "sigreg": 10.0, "quantizer": None},
 }
@@ -62,6 +62,14 @@ EVALUATED = {
     "val/prediction/copy_ratio": falling(1.2, 0.35),
     "val/prediction/moved_ratio": falling(0.8, 0.6),
     "val/codes/agreement": constant(0.8),
+    "val/latent/raw_norm": falling(3.0, 4.0),
+    "val/rollout/norm_ratio_1": constant(1.0),
+    "val/rollout/norm_ratio_8": falling(0.9, 1.05),
+    "val/rollout/copy_ratio_8": falling(0.9, 0.2),
+    "val/decoder/error": falling(0.1, 0.001),
+    "val/decoder/error_1": falling(0.1, 0.001),
+    "val/decoder/error_8": falling(0.1, 0.003),
+    "val/decoder/copy_8": constant(0.004),
     "codes/usage": falling(0.6, 0.8),
     "codes/window": constant(8192.0),
 }
@@ -136,6 +144,8 @@ FAULTS = {
         {},
     ),
     "predictor-copies": ({"val/prediction/moved_ratio": constant(0.01)}, {}),
+    "rollout-norm-gap": ({"val/rollout/norm_ratio_8": lambda t: 1 + t}, {}),
+    "latent-norm-drift": ({"val/latent/raw_norm": lambda t: 3 * np.exp(1.5 * t)}, {}),
     "decoder-out-of-distribution": ({"diag/predicted/norm": constant(5.0)}, {}),
     "clipping-saturated": ({"grad/clipped_share": constant(1.0), "grad/norm": constant(3.0)}, {}),
     "warmup-unfinished": ({}, {"optimizer.warmup_steps": 1000}),
@@ -246,6 +256,38 @@ def test_rank_is_judged_against_what_so_few_samples_allow():
     assert examine(record(narrow)) == []
 
 
+@pytest.mark.parametrize(("value", "within"), [(1.3, 1.2), (0.75, 0.85)])
+def test_a_rollout_of_another_length_is_seen_at_its_last_step(value, within):
+    assert named(examine(record({"val/rollout/norm_ratio_8": constant(value)}))) == ["rollout-norm-gap"]
+    [finding] = examine(record({"val/rollout/norm_ratio_8": constant(value)}))
+    assert f"val/rollout/norm_ratio_8 {value}" in finding.evidence
+    assert examine(record({"val/rollout/norm_ratio_8": constant(within)})) == []
+    assert examine(record({"val/rollout/norm_ratio_1": constant(value)})) == []  # which the last step answers for
+
+
+@pytest.mark.parametrize("policy", ["none", "loss_only", "encoder_only", "global", "anchor"])
+def test_a_length_may_grow_where_the_policy_holds_it_and_until_it_has_found_its_place(policy):
+    grows = {"val/latent/raw_norm": lambda t: 3 * np.exp(1.5 * t)}
+    held = policy in ("global", "anchor")
+    assert named(examine(record(grows, {"objective.latent_norm": policy}))) == ([] if held else ["latent-norm-drift"])
+    placed = {"val/latent/raw_norm": lambda t: 3 * np.exp(3 * np.minimum(t, 0.4))}
+    slow = {"val/latent/raw_norm": lambda t: 3 * np.exp(0.6 * t)}
+    for curves in (placed, slow):
+        assert examine(record(curves, {"objective.latent_norm": policy})) == []
+
+
+def test_a_decoder_is_misled_where_the_latent_is_right_and_the_picture_worse_than_none():
+    """Not where the picture is as wrong as a spot that has moved, where the latent is wrong too, or where the decoder
+    knows nothing yet."""
+    wrong = {"val/decoder/error_8": constant(0.02)}
+    [finding] = examine(record(wrong))
+    assert finding.name == "decoder-out-of-distribution"
+    assert "val/decoder/error_8 0.02 at step 1000 where true latents have 0.001" in finding.evidence
+    assert examine(record({"val/decoder/error_8": constant(0.0045)})) == []
+    assert examine(record(wrong | {"val/rollout/copy_ratio_8": constant(0.7)})) == []
+    assert examine(record({"val/decoder/error": constant(0.2), "val/decoder/error_8": constant(0.21)})) == []
+
+
 def test_usage_is_judged_against_what_so_few_tokens_allow():
     """A hundred tokens cannot show more than 12 % of 768 codes."""
     few = {"codes/usage": constant(0.1), "codes/window": constant(100.0)}
@@ -286,10 +328,10 @@ def test_names_and_remedies():
 
 def config_keys():
     """Every dotted key of the configs, and its last part."""
-    from configs import infonce, lejepa_codes
+    from configs import infonce, lejepa_codes, world_model
 
     keys = set()
-    for config in (infonce.get_config(), lejepa_codes.get_config("vq_ema")):
+    for config in (infonce.get_config(), lejepa_codes.get_config("vq_ema"), world_model.get_config()):
         flat = run_folder.flatten(config.to_dict())
         keys |= {*flat, *(key.split(".")[-1] for key in flat), *config}
     return keys

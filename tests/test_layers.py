@@ -45,6 +45,7 @@ LAYERS = (
         "scorers",
         "probe",
         "image_probe",
+        "planning_probe",
         "probe_rows",
         "program_probe",
         "program_scorers",
@@ -57,6 +58,7 @@ LAYERS = (
         "findings_latents",
         "findings_losses",
         "findings_record",
+        "findings_rollouts",
         "findings_rules",
         "findings_training",
         "launch",
@@ -67,17 +69,18 @@ LAYERS = (
         "report_page",
         "report_panels",
         "report_probes",
+        "report_strips",
         "data.",
     ),
     (
         *("main", "train", "parts", "start", "profiling", "config_checks", "dry_run"),
         *("seeds", "suites", "ablation", "suite_summary", "suite_report"),
-        *("cache", "encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", ""),
+        *("cache", "encode", "codes", "probes", "doctor", "replay", "report", "report_gallery", "report_rollouts", ""),
     ),
 )
 READERS_OF_CONFIGS = (
     *("main", "train", "parts", "start", "config_checks", "dry_run", "seeds", "suites"),
-    *("cache", "encode", "codes", "probes", "replay", "report_gallery"),
+    *("cache", "encode", "codes", "probes", "replay", "report_gallery", "report_rollouts"),
 )
 # Of clu, these three import TensorFlow.
 NEVER = ("tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions", "clu.checkpoint")

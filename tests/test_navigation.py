@@ -62,5 +62,5 @@ def test_a_planner_that_knows_the_world_gets_there_where_nothing_is_in_the_way(m
 
 def test_an_interval_is_wilsons():
     found = navigation.success(np.array([True] * 9 + [False]))
-    assert (found["mean"], found["n"]) == (0.9, 10)
+    assert (found["score"], found["n"]) == (0.9, 10)
     assert (found["low"], found["high"]) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))

@@ -1,5 +1,7 @@
 """Planners find what they should, problem by problem, within the actions they may take."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,17 @@ def test_a_plan_repeats_with_its_key_and_differs_with_another(method):
     assert float(jnp.abs(one - other).max()) > 1e-4
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_steps_are_drawn_as_correlated_as_asked(correlation):
+    drawn = jax.jit(lambda key: planning.noise(key, (20_000, 6, 2), correlation))(jax.random.key(0))
+    np.testing.assert_allclose(drawn.mean(0), 0, atol=0.05)
+    apart = np.abs(np.arange(6)[:, None] - np.arange(6)[None])
+    expected = np.where(apart == 0, 1.0, correlation**apart)
+    for axis in (0, 1):
+        np.testing.assert_allclose(np.cov(drawn[..., axis].T), expected, atol=0.05)
+    np.testing.assert_allclose(np.mean(drawn[..., 0] * drawn[..., 1]), 0, atol=0.02)
+
+
 def test_elites_are_the_cheapest_and_their_weights_are_those_of_the_method():
     actions, costs = jnp.arange(10.0).reshape(1, 5, 1, 2), jnp.array([[3.0, 1.0, 2.0, 0.0, 9.0]])
     elites, weights = planning.best(Planner("cem", num_samples=5, num_elites=2), actions, costs)
@@ -79,7 +92,8 @@ def test_the_distance_to_a_goal_is_that_of_the_rollout(every_step):
     z, goal = (norm.encoded(jax.random.normal(jax.random.key(i), (2, 4))) for i in (0, 1))
     actions = jax.random.normal(jax.random.key(2), (2, 3, 5, 2))
     params = transition.init(jax.random.key(3), z.value, actions[:, 0, 0])
-    costs = planning.distance_to_goal(transition, norm, params, z, goal, every_step=every_step)(actions)
+    imagine = functools.partial(dynamics.rollout, transition, norm, params)
+    costs = planning.distance_to_goal(imagine, z, goal, every_step=every_step)(actions)
     for sample in range(3):
         seen = dynamics.rollout(transition, norm, params, z, actions[:, sample]).value
         distance = jnp.linalg.norm(seen - goal.value[:, None], axis=-1)
@@ -94,6 +108,7 @@ def test_the_distance_to_a_goal_is_that_of_the_rollout(every_step):
         (dict(num_elites=300), "300 elites of 200 samples"),
         (dict(horizon=0), "horizon is 0"),
         (dict(temperature=0.0), "temperature is 0.0"),
+        (dict(correlation=1.0), r"correlation is 1.0; it lies in \[0, 1\)"),
     ],
 )
 def test_a_planner_that_makes_no_sense_is_one_sentence(options, sentence):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jepa import decoders
 from jepa import dynamics as transitions
 from jepa import latent_norm as policies
+from jepa.diagnostics import participation
 from jepa.latent_norm import Latent
 from jepa.losses.prediction import squared_error
 from jepa.losses.univariate import EXTENSIVE, sliced
@@ -142,7 +143,8 @@ def build(
             target = jax.lax.stop_gradient(norm.encoded(taught.pooled))
         if train:
             state = representation.update(params["trunk"], state, online, key=key_update)
-        return {"z": z, "target": target, "quantized": online.quantized}, state
+        raw = jax.lax.stop_gradient(jnp.mean(jnp.linalg.norm(online.encoded.pooled, axis=-1)))
+        return {"z": z, "target": target, "quantized": online.quantized, "raw_norm": raw}, state
 
     def loss(params, target_params, state, latents, batch, *, key, step, train):
         z, target, quantized = latents["z"], latents["target"], latents["quantized"]
@@ -171,6 +173,7 @@ def build(
         )
         ledger = values(terms, heads, key)
         metrics = rollout_health(norm, rolled, at(true, slice(None, horizon)), at(z, 0)) | code_metrics(quantized)
+        metrics["latent/raw_norm"] = latents["raw_norm"]  # of what the encoder makes, before the policy
         if statistic in EXTENSIVE:
             metrics["sigreg/T"] = ledger["sigreg"] * z.value.shape[0]
         detached, decoded = None, {}
@@ -191,7 +194,17 @@ def build(
         embeddings = {"context": flat, "target": z.value[:, -1], "predicted": at(rolled, -1).value}
         return LossOutput(ledger, metrics, state, embeddings, examples, quantized.codes, detached)
 
-    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels)
+    def see(params: PyTree, state: PyTree, frames: PyTree) -> Latent:
+        return norm.encoded(encode(params, state, frames).pooled)
+
+    def imagine(params: PyTree, z: Latent, actions: Array) -> Latent:
+        return transitions.rollout(transition, norm, params["heads"]["dynamics"], z, actions)
+
+    def show(params: PyTree, z: Latent, frame: PyTree) -> Array:
+        return shown.decode(params["monitor"]["decoder"], z, frame)
+
+    world = transitions.WorldModel(see, imagine, None if shown is None else show)
+    return Objective(init, trunk, loss, encode, project, predict, kinds(terms), representation.levels, world)
 
 
 def decoded_health(shown: decoders.Decoder, params: PyTree, z: Latent, rolled: Latent, frames: PyTree) -> dict:
@@ -242,7 +255,8 @@ def horizons(rolled: Latent) -> list[int]:
 
 def rollout_health(norm: policies.LatentNorm, rolled: Latent, true: Latent, start: Latent) -> dict[str, Array]:
     """Of every step k of a rollout, [] each: `error_k`; over it those of `copy_k`, the first latent, and of `mean_k`,
-    the batch's mean, as ratios; the length of predicted over that of true latents, `norm_ratio_k`; their `cosine_k`."""
+    the batch's mean, as ratios; the length of predicted over that of true latents, `norm_ratio_k`; their `cosine_k`;
+    the number of directions that predicted ones fill over that of true ones, `rank_ratio_k`, by participation."""
     found = {}
     for k in horizons(rolled):
         z_hat, z = at(rolled, k), at(true, k)
@@ -256,5 +270,6 @@ def rollout_health(norm: policies.LatentNorm, rolled: Latent, true: Latent, star
             f"rollout/mean_ratio_{k + 1}": error / typical,
             f"rollout/norm_ratio_{k + 1}": jnp.mean(lengths[0]) / jnp.mean(lengths[1]),
             f"rollout/cosine_{k + 1}": jnp.mean(dot / (lengths[0] * lengths[1])),
+            f"rollout/rank_ratio_{k + 1}": participation(z_hat.value) / jnp.maximum(participation(z.value), 1e-6),
         }
     return found
