@@ -18,7 +18,7 @@ def slows(text, variant):
 SUITE = Suite(
     question="Does clipping the gradient slow AdamW down?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=length(200, 50) | {"diagnose_every": 200},
     variants={
         "clip 0.5": {"max_grad_norm": 0.5},
         "clip 0.01": {"max_grad_norm": 0.01},

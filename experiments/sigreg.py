@@ -22,7 +22,6 @@ BATCHES = {
         "log_every": steps,
         "eval_every": 200 * 64 // size,
         "checkpoint_every": 200 * 64 // size,
-        "diagnose_every": 200 * 64 // size,
         "optimizer.warmup_steps": max(1, 30 * 64 // size),
     }
     for size, steps in ((256, 10), (512, 5))

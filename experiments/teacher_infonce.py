@@ -11,7 +11,7 @@ from jepa.suites import Claim, Metric, Suite
 SUITE = Suite(
     question="Does contrastive prediction need a slow teacher, and does it need a predictor?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=length(200, 50) | {"diagnose_every": 200},
     variants={
         **{f"EMA {decay:g}": {"target_ema": decay} for decay in (0.9, 0.999)},
         "stopped gradient": {"target_ema": 0.0},

@@ -16,7 +16,7 @@ def bounds(low, first, high):
 SUITE = Suite(
     question="Which bounds should a learned temperature have?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=length(200, 50) | {"diagnose_every": 200},
     variants={
         "0.07 to 0.15": bounds(0.07, 0.07, 0.15),
         "0.01 to 1": bounds(0.01, 0.07, 1.0),
