@@ -3,6 +3,7 @@
 from jepa.suites import Metric
 
 EDIT, RETRIEVAL, IN_BATCH = "edit, delta-cosine", "retrieval, delta", "InfoNCE in the batch"
+WORTH = 0.05  # nats of it that are worth a claim: paired seeds tell apart what is a millionth of that
 RANK = Metric("effective rank", "diag/context/effective_rank", better="higher")
 PROBES = (
     Metric(EDIT, "pooled: rule/arc1/edit/delta_cosine", source="probe", better="higher"),

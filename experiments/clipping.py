@@ -5,10 +5,8 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/clipping/report.md.
 """
 
-from experiments._small import IN_BATCH, PROBES, RANK, length
+from experiments._small import IN_BATCH, PROBES, RANK, WORTH, length
 from jepa.suites import Claim, Metric, Suite
-
-WORTH = 0.05  # nats: Adam's epsilon tells clips apart by a millionth of that, and every seed agrees
 
 
 def slows(text, variant):
