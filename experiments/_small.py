@@ -20,3 +20,8 @@ def length(num_steps: int, eval_every: int) -> dict[str, int]:
         "checkpoint_every": 100,
         "diagnose_every": 10 * num_steps,
     }
+
+
+# Of the three suites about the contrast, which have their base in common; the temperature and the clip are asked about
+# through gradients, so those are not left out.
+CONTRAST = length(200, 50) | {"diagnose_every": 200}

@@ -5,7 +5,7 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/clipping/report.md.
 """
 
-from experiments._small import IN_BATCH, PROBES, RANK, WORTH, length
+from experiments._small import CONTRAST, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
 
 
@@ -16,7 +16,7 @@ def slows(text, variant):
 SUITE = Suite(
     question="Does clipping the gradient slow AdamW down?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50) | {"diagnose_every": 200},
+    overrides=CONTRAST,
     variants={
         "clip 0.5": {"max_grad_norm": 0.5},
         "clip 0.01": {"max_grad_norm": 0.01},

@@ -5,13 +5,13 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/teacher_infonce/report.md.
 """
 
-from experiments._small import EDIT, IN_BATCH, PROBES, RANK, WORTH, length
+from experiments._small import CONTRAST, EDIT, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
 
 SUITE = Suite(
     question="Does contrastive prediction need a slow teacher, and does it need a predictor?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50) | {"diagnose_every": 200},
+    overrides=CONTRAST,
     variants={
         **{f"EMA {decay:g}": {"target_ema": decay} for decay in (0.9, 0.999)},
         "stopped gradient": {"target_ema": 0.0},

@@ -5,7 +5,7 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/temperature/report.md.
 """
 
-from experiments._small import IN_BATCH, PROBES, RANK, WORTH, length
+from experiments._small import CONTRAST, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
 
 
@@ -16,7 +16,7 @@ def bounds(low, first, high):
 SUITE = Suite(
     question="Which bounds should a learned temperature have?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50) | {"diagnose_every": 200},
+    overrides=CONTRAST,
     variants={
         "0.07 to 0.15": bounds(0.07, 0.07, 0.15),
         "0.01 to 1": bounds(0.01, 0.07, 1.0),
