@@ -5,9 +5,9 @@
 The objective of `configs/infonce.py` with the predictor over tokens. Readouts are four times as wide as there: what is
 kept of a grid is read before the projector, and more of it is kept than the loss asks for.
 
-Seen once, on seed 0 in 16 minutes on two CPU cores, which is no claim: family 0.369 (raw tables 0.384, untrained
-0.343), next grid of an orbit by extrapolation 0.301 (0.310, 0.271), first step of three 0.515 (pixels 0.509, untrained
-0.447). `python experiments/programs.py` has it among its runs.
+Expected, over seeds 0 to 2: family 0.357 [0.330, 0.384] (raw tables 0.384, untrained 0.326), next grid of an orbit by
+extrapolation 0.299 [0.289, 0.309] (0.310, 0.268), first step of three 0.508 [0.490, 0.525] (0.505, 0.442). A seed takes
+16 minutes on two CPU cores of its own, twice that beside other work. `python experiments/programs.py` repeats it.
 
 Variants, after a colon and comma-separated: those of `configs/lejepa_programs.py`.
 """

@@ -5,9 +5,9 @@
 Balestriero & LeCun, LeJEPA, arXiv:2511.08544. One weight to choose: SIGReg as T/N against a prediction error averaged
 over batch and dimensions (10; the band in use is 2 to 30).
 
-Expected, over seeds 0 to 2, each in 8 minutes on two CPU cores: validation prediction error 0.220 [0.213, 0.227], which
-is 0.352 of the error of copying the last context grid; standard deviation 0.82 to 0.94 on every readout; demo_gain
-0.66; effective rank 15 of 126. `python experiments/lejepa.py` repeats it.
+Expected, over seeds 0 to 2, each in 8 to 12 minutes on two CPU cores: validation prediction error 0.220 [0.213,
+0.227], which is 0.352 of the error of copying the last context grid; standard deviation 0.82 to 0.94 on every readout;
+demo_gain 0.66; effective rank 15 of 126. `python experiments/lejepa.py` repeats it.
 
 Variants, after a colon and comma-separated: `tiny` (seconds, for tests), `small` (a minute, for suites of many
 runs), `base` (a GPU), `pooled` (predict from pooled embeddings), `mean` (one mean-pooled vector instead of readouts),

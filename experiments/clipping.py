@@ -5,10 +5,8 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/clipping/report.md.
 """
 
-from experiments._small import IN_BATCH, PROBES, RANK, length
+from experiments._small import CONTRAST, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
-
-WORTH = 0.05  # nats: Adam's epsilon tells clips apart by a millionth of that, and every seed agrees
 
 
 def slows(text, variant):
@@ -18,7 +16,7 @@ def slows(text, variant):
 SUITE = Suite(
     question="Does clipping the gradient slow AdamW down?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=CONTRAST,
     variants={
         "clip 0.5": {"max_grad_norm": 0.5},
         "clip 0.01": {"max_grad_norm": 0.01},

@@ -10,6 +10,7 @@ from experiments._small import PROBES, RANK, RETRIEVAL, length
 from jepa.suites import Claim, Metric, Suite
 
 COMMON = {"weights.quantizer": 1.0, "init_batches": 2}
+WORTH_OF_CODES = 0.05  # of all codes, a share in use that is worth a claim
 DOCUMENTED = {"initialise": "documented", "smoothing": 1e-5}
 
 
@@ -56,6 +57,7 @@ SUITE = Suite(
             "usage",
             "higher",
             against="EMA VQ, commitment 0.3",
+            threshold=WORTH_OF_CODES,
         ),
         Claim(
             "more codes are used with a decay of 0.99 than with 0.95",
@@ -63,6 +65,7 @@ SUITE = Suite(
             "usage",
             "higher",
             against="EMA VQ, decay 0.95",
+            threshold=WORTH_OF_CODES,
         ),
         Claim(
             "the documented refresh makes the codebook leap",
@@ -78,7 +81,7 @@ SUITE = Suite(
             "usage",
             "within",
             against="EMA VQ, documented rule",
-            margin=0.05,
+            margin=WORTH_OF_CODES,
         ),
         Claim(
             "the documented start loses codes that a start from data keeps",
@@ -86,8 +89,16 @@ SUITE = Suite(
             "usage",
             "lower",
             against="EMA VQ, no refresh",
+            threshold=-WORTH_OF_CODES,
         ),
-        Claim("FSQ uses more of its codes than EMA VQ", "FSQ", "usage", "higher", against="EMA VQ"),
+        Claim(
+            "FSQ uses more of its codes than EMA VQ",
+            "FSQ",
+            "usage",
+            "higher",
+            against="EMA VQ",
+            threshold=WORTH_OF_CODES,
+        ),
     ],
     curves=("codes/usage", "val/prediction/copy_ratio"),
     remarks="The base has no codes. The documents lowered the commitment cost from 0.3 to 0.15 and saw no collapse "

@@ -5,13 +5,13 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/teacher_infonce/report.md.
 """
 
-from experiments._small import EDIT, IN_BATCH, PROBES, RANK, length
+from experiments._small import CONTRAST, EDIT, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
 
 SUITE = Suite(
     question="Does contrastive prediction need a slow teacher, and does it need a predictor?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=CONTRAST,
     variants={
         **{f"EMA {decay:g}": {"target_ema": decay} for decay in (0.9, 0.999)},
         "stopped gradient": {"target_ema": 0.0},
@@ -25,11 +25,11 @@ SUITE = Suite(
         *PROBES,
     ],
     claims=[
-        Claim("a teacher of decay 0.99 is better than none", "stopped gradient", IN_BATCH, "higher"),
+        Claim("a teacher of decay 0.99 is better than none", "stopped gradient", IN_BATCH, "higher", threshold=WORTH),
         Claim("and its probes are", "stopped gradient", EDIT, "lower"),
-        Claim("a slower one is better still", "EMA 0.999", IN_BATCH, "lower"),
-        Claim("a predictor helps", "predictor of tokens", IN_BATCH, "lower"),
-        Claim("a queue of past targets helps", "no queue", IN_BATCH, "higher"),
+        Claim("a slower one is better still", "EMA 0.999", IN_BATCH, "lower", threshold=-WORTH),
+        Claim("a predictor helps", "predictor of tokens", IN_BATCH, "lower", threshold=-WORTH),
+        Claim("a queue of past targets helps", "no queue", IN_BATCH, "higher", threshold=WORTH),
     ],
     curves=("val/infonce/in_batch", "diag/context/effective_rank"),
     remarks="The base has the documented teacher, EMA 0.99, no predictor and a queue of 1024. `stopped gradient` is a "

@@ -5,7 +5,7 @@
 A suite of runs (`jepa.suites`); the answer is in experiments/reports/temperature/report.md.
 """
 
-from experiments._small import IN_BATCH, PROBES, RANK, length
+from experiments._small import CONTRAST, IN_BATCH, PROBES, RANK, WORTH
 from jepa.suites import Claim, Metric, Suite
 
 
@@ -16,7 +16,7 @@ def bounds(low, first, high):
 SUITE = Suite(
     question="Which bounds should a learned temperature have?",
     config="configs/infonce.py:small",
-    overrides=length(200, 50),
+    overrides=CONTRAST,
     variants={
         "0.07 to 0.15": bounds(0.07, 0.07, 0.15),
         "0.01 to 1": bounds(0.01, 0.07, 1.0),
@@ -32,13 +32,18 @@ SUITE = Suite(
     ],
     claims=[
         Claim(
-            "gentle bounds, 0.05 to 0.20, keep a higher rank than 0.07 to 0.15",
+            "gentle bounds, 0.05 to 0.20, keep a rank that is a twentieth above that of 0.07 to 0.15",
             "0.07 to 0.15",
             "effective rank",
             "lower",
+            threshold=0.95,
+            ratio=True,
         ),
-        Claim("and learn a better contrast", "0.07 to 0.15", IN_BATCH, "higher"),
-        Claim("a learned temperature is better than a fixed one", "fixed 0.07", IN_BATCH, "higher"),
+        Claim("and learn a better contrast", "0.07 to 0.15", IN_BATCH, "higher", threshold=WORTH),
+        Claim(
+            "a learned temperature is better than one fixed at 0.07", "fixed 0.07", IN_BATCH, "higher", threshold=WORTH
+        ),
+        Claim("and better than one fixed at 0.2", "fixed 0.2", IN_BATCH, "higher", threshold=WORTH),
         Claim(
             "without bounds in its way it settles above 0.05",
             "0.01 to 1",

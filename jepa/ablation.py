@@ -198,7 +198,7 @@ def plan(suite: Suite, planned: Sequence[Run], jobs: Sequence[Job]) -> None:
         steps = own[0].config.num_steps
         spent = seconds * steps * own[0].config.batch_size / planned[0].config.batch_size * len(todo)
         left += spent
-        changed = ", ".join(f"{key}={value}" for key, value in suites.differences(suite, name).items())
+        changed = ", ".join(f"{key}={value}" for key, value in suites.changed(suite, name).items())
         rows.append(
             {
                 "variant": name,

@@ -18,7 +18,7 @@ import jax
 import joblib
 import numpy as np
 
-from jepa import scorers
+from jepa import run_folder, scorers
 from jepa.bootstrap import Outcome, resampled
 from jepa.controls import CONTROLS, one_hot_pixels
 from jepa.data import _collections, _objects, _probes
@@ -67,8 +67,7 @@ def evaluate(
     evaluation = (load_tasks() if tasks is None else tasks)[1]
     check(trained_ids, evaluation)
     of_tasks = _of_all_tasks_cached if tasks is None else functools.partial(_controls, tasks)
-    questions, answered = of_tasks(seed, cache_dir)
-    table = _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir)
+    questions, table, answered = of_tasks(seed, cache_dir)
     encoders = {"trained": (embed, predict)} | ({} if untrained is None else {"untrained": untrained})
     answered = answered | {name: answer(*encoder, table, questions) for name, encoder in encoders.items()}
     asked = {name: chance for name, chance in chances(questions).items() if name in answered["trained"]}
@@ -82,31 +81,35 @@ def evaluate(
 
 def _controls(
     tasks: tuple[list, dict[str, list]], seed: int, cache_dir: str
-) -> tuple[_probes.Questions, dict[str, dict[str, Outcome]]]:
-    """The questions about tasks, and what the controls answer."""
+) -> tuple[_probes.Questions, Table, dict[str, dict[str, Outcome]]]:
+    """The questions about tasks, their grids, and what the controls answer."""
     questions = _probes.build(*tasks, seed=seed)
     table = _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir)
     answered = {name: answer(jax.jit(control), None, table, questions) for name, control in CONTROLS.items()}
     answered["pixels"] = answers(one_hot_pixels(questions.grids), table, questions)
     noise = np.random.default_rng(seed).normal(size=(len(questions.grids), 256)).astype(np.float32)
-    return questions, answered | {"no_information": answers(noise, table, questions)}
+    return questions, table, answered | {"no_information": answers(noise, table, questions)}
 
 
 def _of_all_tasks(code: str, seed: int, cache_dir: str) -> tuple[_probes.Questions, dict[str, dict[str, Outcome]]]:
-    """`_controls` of `load_tasks`. code: what else the answers depend on; another one is another cache entry."""
-    return _controls(load_tasks(), seed, cache_dir)
+    """`_controls` of `load_tasks`, less the grids, which have a cache of their own. code: what else the answers depend
+    on; another one is another cache entry."""
+    questions, _, answered = _controls(load_tasks(), seed, cache_dir)
+    return questions, answered
 
 
 @functools.cache
-def _of_all_tasks_cached(seed: int, cache_dir: str) -> tuple[_probes.Questions, dict[str, dict[str, Outcome]]]:
-    """`_of_all_tasks`, the same for every encoder: kept in `cache_dir` until this package or its libraries change."""
+def _of_all_tasks_cached(seed: int, cache_dir: str) -> tuple[_probes.Questions, Table, dict[str, dict[str, Outcome]]]:
+    """`_controls` of `load_tasks`, the same for every encoder that a process asks: the answers are kept in `cache_dir`
+    until this package or its libraries change."""
     memory = joblib.Memory(Path(cache_dir).expanduser() / "controls", verbose=0)
-    return memory.cache(_of_all_tasks, ignore=["cache_dir"])(_code(), seed, cache_dir)
+    questions, answered = memory.cache(_of_all_tasks, ignore=["cache_dir"])(_code(), seed, cache_dir)
+    return questions, _objects.tokenise_cached(questions.grids, questions.backgrounds, cache_dir), answered
 
 
 def _code() -> str:
     """A digest of the package's source and of the versions it computes with."""
-    digest = hashlib.sha256(f"{jax.__version__} {np.__version__} {sys.version}".encode())
+    digest = hashlib.sha256(f"{sys.version} {run_folder.versions()}".encode())
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

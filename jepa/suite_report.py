@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from jepa import metrics, run_folder, suite_statistics
 from jepa.suite_summary import column, summarise
-from jepa.suites import BASE, Run, Suite, differences, is_finished, names
+from jepa.suites import BASE, Run, Suite, changed, is_finished, names
 
 WALL = "wall.json"  # of a run, what it took
 
@@ -67,7 +67,7 @@ def page(
         table(
             ["variant", "from the base"],
             [
-                [name, ", ".join(f"`{key}` {_value(value)}" for key, value in differences(suite, name).items()) or "-"]
+                [name, ", ".join(f"`{key}` {_value(value)}" for key, value in changed(suite, name).items()) or "-"]
                 for name in names(suite)
             ],
         ),
@@ -198,7 +198,7 @@ def _p(p: float) -> str:
 
 
 def _value(value: Any) -> str:
-    return "none" if value is None else f"`{json.dumps(value)}`" if isinstance(value, dict) else str(value)
+    return "none" if value is None else str(value)
 
 
 def _json(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jepa import config_checks, parts, registry
+from jepa import config_checks, parts, registry, run_folder
 from jepa.main import config_keys, load_config, run_file, section_of
 
 BASE = "base"
@@ -144,6 +144,15 @@ def resolve(suite: Suite, variant: str, seed: int) -> ConfigDict:
     for key, value in {**suite.overrides, **differences(suite, variant), "seed": seed}.items():
         override(config, key, value)
     return config
+
+
+def changed(suite: Suite, variant: str) -> dict[str, Any]:
+    """By dotted key, what a variant's config has that the base lacks or has otherwise; of a section that is replaced
+    as a whole, the keys in it that are new or different."""
+    base, own = (
+        run_folder.flatten(config_checks.as_json(resolve(suite, name, suite.seeds[0]))) for name in (BASE, variant)
+    )
+    return {key: value for key, value in own.items() if key not in base or base[key] != value}
 
 
 def override(config: ConfigDict, key: str, value: Any) -> None:

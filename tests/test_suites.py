@@ -73,6 +73,14 @@ def test_overrides_are_those_of_the_command_line():
     assert suites.resolve(suite(overrides={"weights.sigreg": None}), "base", 0).weights.sigreg is None
 
 
+def test_what_a_variant_changes_is_told_key_by_key_and_no_further():
+    other = {"weights.sigreg": 100.0, "quantizer": {"name": "fsq", "levels": (4, 4)}, "weights.bhep": None}
+    said = suites.changed(suite(variants={"codes": other}), "codes")
+    assert said == {"weights.sigreg": 100.0, "quantizer.name": "fsq", "quantizer.levels": [4, 4]}
+    section = suites.resolve(suite(), "base", 0).encoder.to_dict() | {"dim": 8}
+    assert suites.changed(suite(variants={"narrow": {"encoder": section}}), "narrow") == {"encoder.dim": 8}
+
+
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
