@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jepa import planning, two_rooms
-from jepa.planning import Cost, Planner
+from jepa import latent_norm, planning, two_rooms
+from jepa.latent_norm import Latent
+from jepa.planning import Cost, Planner, Proposal
 from jepa.types import Array, PyTree
 
 STEPS = 200  # allowed, as in the public benchmark
+AS_IT_IS = latent_norm.build("none")
 
 
 class Tasks(NamedTuple):
@@ -122,15 +124,50 @@ def oracle() -> Policy:
     return Policy(lambda num: (), act)
 
 
+class Plan(NamedTuple):
+    """What a planner remembers: the proposal it starts from next, the actions of its last plan, [N, H, 2], and how many
+    of them were taken."""
+
+    proposal: Proposal
+    actions: Array
+    taken: Array
+
+
 def planned(planner: Planner, cost_of: Callable[[Array, Tasks], Cost]) -> Policy:
-    """Plans at every step from what is left of the last plan, and takes the first action. cost_of(position, tasks):
-    what a sequence of actions costs from here."""
+    """Plans after every `replan_every` steps, from what is left of the last plan. cost_of(position, tasks): what a
+    sequence of actions costs from here."""
 
-    def act(memory: planning.Proposal, key: Array, position: Array, tasks: Tasks) -> tuple[Array, planning.Proposal]:
-        actions, refined = planning.plan(planner, cost_of(position, tasks), memory, key)
-        return actions[:, 0], planning.next_proposal(planner, refined)
+    def start(num: int) -> Plan:
+        proposal = planning.begin(planner, num, 2)
+        return Plan(proposal, proposal.mean, jnp.int32(planner.replan_every))
 
-    return Policy(lambda num: planning.begin(planner, num, 2), act)
+    def act(memory: Plan, key: Array, position: Array, tasks: Tasks) -> tuple[Array, Plan]:
+        def again(memory: Plan) -> Plan:
+            actions, refined = planning.plan(planner, cost_of(position, tasks), memory.proposal, key)
+            return Plan(planning.next_proposal(planner, refined), actions, jnp.int32(0))
+
+        is_due = memory.taken == planner.replan_every
+        now = jax.lax.cond(is_due, again, lambda memory: memory, memory)
+        return jnp.take(now.actions, now.taken, axis=1), now._replace(taken=now.taken + 1)
+
+    return Policy(start, act)
+
+
+def true_cost(position: Array, tasks: Tasks, *, every_step: bool) -> Cost:
+    """What a sequence of actions costs in the world itself: the distance from the goal in pixels, as the agent would
+    walk. What a planner makes of it is the most that a model which knew the world could give it by that distance."""
+
+    def imagine(here: Latent, actions: Array) -> Latent:
+        paths = two_rooms.follow(here.value[:, :2], jnp.swapaxes(actions, 0, 1), here.value[:, 2:])
+        return AS_IT_IS.predicted(jnp.swapaxes(_with(paths[1:], here.value[:, 2:]), 0, 1))
+
+    here, goal = (AS_IT_IS.encoded(_with(place, tasks.layout)) for place in (position, tasks.goal))
+    return planning.distance_to_goal(imagine, here, goal, every_step=every_step)
+
+
+def _with(place: Array, layout: Array) -> Array:
+    """The state of the world, [..., 4]: where the agent is, and the layout, in which start and goal do not differ."""
+    return jnp.concatenate([place, jnp.broadcast_to(layout, place.shape)], axis=-1)
 
 
 def success(reached: Array) -> dict[str, float]:

@@ -33,7 +33,8 @@ class Planner(NamedTuple):
     """horizon: steps ahead. num_samples, num_elites, num_iterations: sequences drawn, kept, and how often. std: of an
     action, at first. max_norm: longest action, in the Euclidean norm. temperature: of MPPI, in units of the cost.
     correlation: of two actions in a row as they are drawn, 0 for independent ones, which wander about where they start;
-    correlated ones go somewhere (Pinneri et al., arXiv:2008.06389)."""
+    correlated ones go somewhere (Pinneri et al., arXiv:2008.06389). replan_every: actions taken of a plan
+    before the next is made; 1 looks after each."""
 
     method: str = "mppi"
     horizon: int = 16
@@ -44,6 +45,7 @@ class Planner(NamedTuple):
     max_norm: float = 2.45
     temperature: float = 1.0
     correlation: float = 0.0
+    replan_every: int = 1
 
 
 def check(planner: Planner) -> None:
@@ -57,6 +59,10 @@ def check(planner: Planner) -> None:
     for name in ("horizon", "num_iterations", "std", "max_norm", "temperature"):
         if not getattr(planner, name) > 0:
             raise ValueError(f"the planner's {name} is {getattr(planner, name)}; it must be above 0")
+    if not 1 <= planner.replan_every <= planner.horizon:
+        raise ValueError(
+            f"the planner's replan_every is {planner.replan_every}; it lies from 1 to the horizon, {planner.horizon}"
+        )
     if not 0 <= planner.correlation < 1:
         raise ValueError(f"the planner's correlation is {planner.correlation}; it lies in [0, 1)")
 
@@ -115,8 +121,10 @@ def shortened(actions: Array, max_norm: float) -> Array:
     return actions * jnp.minimum(1.0, max_norm / jnp.sqrt(jnp.maximum(squares, 1e-12)))
 
 
-def next_proposal(planner: Planner, refined: Proposal, taken: int = 1) -> Proposal:
-    """Where planning starts after `taken` actions of the plan: what is left of its mean, and all its first width."""
+def next_proposal(planner: Planner, refined: Proposal) -> Proposal:
+    """Where planning starts after `replan_every` actions of the plan: what is left of its mean, and all its first
+    width."""
+    taken = planner.replan_every
     mean = jnp.roll(refined.mean, -taken, axis=1).at[:, -taken:].set(0.0)
     return Proposal(mean, jnp.full_like(refined.std, planner.std))
 

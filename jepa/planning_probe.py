@@ -1,8 +1,9 @@
 """Does a world model know the way: tasks in two rooms, solved by planning with it, beside those who cannot see.
 
 Every run is given the same tasks, each from one room to the other, so that none is solved at the start. The model sees
-pictures alone: of where the agent is and of the goal. Beside the planners stand steps at random, no step, and an
-oracle that knows the door. Intervals are Wilson's, over the tasks; differences to random steps are paired.
+pictures alone: of where the agent is and of the goal. Beside the planners stand steps at random, no step, an oracle
+that knows the door, and the same planners in the true world, by the true distance: a wall in the way stops them too.
+Intervals are Wilson's, over the tasks; differences to random steps are paired.
 """
 
 from __future__ import annotations
@@ -111,10 +112,12 @@ def evaluate(world: WorldModel, params: PyTree, state: PyTree, options: Options)
     def planned(planner: Planner, params: PyTree, state: PyTree) -> Policy:
         return navigation.planned(planner, cost_of(world, params, state, every_step=options.every_step))
 
-    asked: dict[str, tuple[Callable[..., Policy], PyTree]] = {
-        method: (functools.partial(planned, options.planner._replace(method=method)), (params, state))
-        for method in options.methods
-    } | {name: (floor, ()) for name, floor in FLOORS.items()}
+    asked: dict[str, tuple[Callable[..., Policy], PyTree]] = {name: (floor, ()) for name, floor in FLOORS.items()}
+    true_cost = functools.partial(navigation.true_cost, every_step=options.every_step)
+    for method in options.methods:
+        planner = options.planner._replace(method=method)
+        asked[method] = (functools.partial(planned, planner), (params, state))
+        asked[f"{method} in the true world"] = (functools.partial(navigation.planned, planner, true_cost), ())
     found, outcomes = [], {}
     for name, (policy_of, weights) in asked.items():
         began = time.perf_counter()

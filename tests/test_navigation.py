@@ -42,22 +42,47 @@ def test_nobody_walks_through_walls():
 
 
 @pytest.mark.parametrize("method", ["cem", "mppi"])
-def test_a_planner_that_knows_the_world_gets_there_where_nothing_is_in_the_way(method):
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_a_planner_that_knows_the_world_gets_there_where_nothing_is_in_the_way(method, replan_every):
     """Its cost is the true distance: greedy, so that the door has to lie on the way."""
-
-    def cost_of(position, drawn):
-        def cost(actions):
-            paths = position[:, None, None] + jnp.cumsum(actions, axis=2)
-            return jnp.sum(jnp.linalg.norm(paths - drawn.goal[:, None, None], axis=-1), axis=-1)
-
-        return cost
-
     drawn = tasks(20)
     near = drawn._replace(start=jnp.stack([drawn.goal[:, 0], jnp.full(20, 32.0)], axis=-1))
-    planner = Planner(method, horizon=6, num_samples=64, num_elites=8, num_iterations=3, std=1.5)
-    policy = navigation.planned(planner, cost_of)
+    planner = Planner(method, horizon=6, num_samples=64, num_elites=8, num_iterations=3, replan_every=replan_every)
+    policy = navigation.planned(planner, functools.partial(navigation.true_cost, every_step=True))
     found, _ = jax.jit(lambda t, key: navigation.run(policy, t, key, num_steps=40))(near, jax.random.key(2))
     assert bool(jnp.all(found))
+
+
+def test_a_plan_is_kept_until_it_is_due():
+    planner = Planner("cem", horizon=6, num_samples=16, num_elites=4, num_iterations=1, replan_every=3)
+    policy, drawn = navigation.planned(planner, functools.partial(navigation.true_cost, every_step=True)), tasks(4)
+    act = jax.jit(policy.act)
+
+    def walk(key, place):
+        """Six actions: the first from the start of the tasks, the others with this key and from this place."""
+        action, memory = act(policy.start(4), jax.random.key(0), drawn.start, drawn)
+        actions = [action]
+        for _ in range(5):
+            action, memory = act(memory, key, place, drawn)
+            actions.append(action)
+        return np.stack(actions)
+
+    one, other = walk(jax.random.key(1), drawn.start), walk(jax.random.key(2), drawn.goal)
+    np.testing.assert_array_equal(one[:3], other[:3])
+    assert np.all(np.any(one[3:] != other[3:], axis=(1, 2)))
+
+
+def test_the_true_cost_is_the_distance_of_where_the_agent_would_walk():
+    drawn = tasks(5)
+    actions = 2.0 * jax.random.normal(jax.random.key(4), (5, 3, 7, 2))
+    last = navigation.true_cost(drawn.start, drawn, every_step=False)(actions)
+    total = navigation.true_cost(drawn.start, drawn, every_step=True)(actions)
+    for n in range(5):
+        for s in range(3):
+            path = two_rooms.follow(drawn.start[n], actions[n, s], drawn.layout[n])[1:]
+            apart = np.linalg.norm(path - drawn.goal[None, n], axis=-1)
+            np.testing.assert_allclose(last[n, s], apart[-1], rtol=1e-5)
+            np.testing.assert_allclose(total[n, s], apart.sum(), rtol=1e-5)
 
 
 def test_an_interval_is_wilsons():
