@@ -51,10 +51,13 @@ def page(
     parts = [f"# {suite.question}\n", f"{answer(summary)}\n"]
     if suite.remarks:
         parts.append(f"{suite.remarks}\n")
+    floor = (
+        " What is in italics learned nothing, and answers the probes of every run alike." if summary["floors"] else ""
+    )
     parts.append(
         f"Seeds {', '.join(map(str, seeds))}, the same for every variant; means with 95 % t intervals over seeds, of "
         "probes over tasks as well. `p` is adjusted after Holm, over the claims here and over the variants of a column "
-        f"below. A verdict takes {suite_statistics.ENOUGH} paired seeds and p below {suite_statistics.LEVEL}.\n"
+        f"below. A verdict takes {suite_statistics.ENOUGH} paired seeds and p below {suite_statistics.LEVEL}.{floor}\n"
     )
     if summary["claims"]:
         parts += ["## What was claimed\n", _claims(summary)]
@@ -111,6 +114,10 @@ def _variants(suite: Suite, summary: Mapping[str, Any]) -> str:
         [name, *(_interval(own[metric.title]) if metric.title in own else "" for metric in suite.metrics)]
         for name, own in summary["variants"].items()
     ]
+    floors = summary["floors"]
+    for name in dict.fromkeys(name for own in floors.values() for name in own):
+        cells = [floors[metric.title] if metric.title in floors else {} for metric in suite.metrics]
+        rows.append([f"*{name}*", *(f"{own[name]:.3g}" if name in own else "" for own in cells)])
     return table(header, rows)
 
 

@@ -28,9 +28,8 @@ def measure(run: Run, metric: Metric) -> tuple[float, list[float] | None] | None
         return (result["validation"][metric.name], None) if metric.name in result["validation"] else None
     if metric.source == "probe":
         space, _, name = metric.name.partition(": ")
-        asked = result["probes"][space] if "probes" in result and space in result["probes"] else {"rows": ()}
-        scores = [row["score"] for row in asked["rows"] if row["probe"] == name]
-        return (scores[0], asked["resampled"][name]) if scores else None
+        row = probe_row(result, metric)
+        return None if row is None else (row["score"], result["probes"][space]["resampled"][name])
     steps, values = column(run, metric.name)
     if not len(values):
         return None
@@ -38,6 +37,25 @@ def measure(run: Run, metric: Metric) -> tuple[float, list[float] | None] | None
         return float(values[-1]), None
     start = values[steps >= run.config.optimizer.warmup_steps][0] if metric.source == "growth" else 1.0
     return float(np.max(values) / start), None
+
+
+def probe_row(result: Mapping[str, Any], metric: Metric) -> dict[str, Any] | None:
+    """A row of a finished run's probes; None where it was not asked."""
+    space, _, name = metric.name.partition(": ")
+    asked = result["probes"][space] if "probes" in result and space in result["probes"] else {"rows": ()}
+    return next((row for row in asked["rows"] if row["probe"] == name), None)
+
+
+def floors(suite: Suite, run: Run) -> dict[str, dict[str, float]]:
+    """What stands beside the probes of every run and learned nothing, by metric: chance, an embedding without
+    information, and each control (`jepa.controls`), which answers the same questions whatever the run."""
+    result, found = json.loads((run.workdir / "probes.json").read_text()), {}
+    for metric in suite.metrics:
+        row = probe_row(result, metric) if metric.source == "probe" else None
+        if row is not None and "controls" in row:
+            controls = {name: each["score"] for name, each in row["controls"].items()}
+            found[metric.title] = {"chance": row["chance"], "no information": row["no_information"], **controls}
+    return found
 
 
 def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +137,7 @@ def summarise(suite: Suite, runs: Sequence[Run]) -> dict[str, Any]:
             name: {title: {**estimate(m)._asdict(), "each": m.values.tolist()} for title, m in own.items()}
             for name, own in measured.items()
         },
+        "floors": next((floors(suite, own[0]) for own in complete.values()), {}),
         "differences": paired(suite, measured),
         "missing": {name: len(suite.seeds) - len(own) for name, own in finished.items() if name not in complete},
         "runs": {name: [run.id for run in own] for name, own in finished.items()},

@@ -32,6 +32,8 @@ SUITE = Suite(
     curves=("loss/sigreg",),
 )
 
+FLOORS = {"chance": 0.125, "no_information": 0.25, "controls": {"tables": {"score": 0.375, "low": 0.3, "high": 0.4}}}
+
 
 def finished(tmp_path, suite=SUITE, seeds=5):
     """Runs as they would have left their folders: errors about 2, 1, 2; probes that vary with the tasks."""
@@ -43,7 +45,7 @@ def finished(tmp_path, suite=SUITE, seeds=5):
             run.workdir.mkdir(parents=True)
             error = (1.0 if name == "b" else 2.0) + 0.02 * rng.normal()
             score = 0.3 + (0.1 if name == "b" else 0.0) + 0.005 * rng.normal()
-            rows = [{"probe": "rule", "score": score}]
+            rows = [{"probe": "rule", "score": score} | FLOORS]
             probes = {"pooled": {"rows": rows, "resampled": {"rule": (score + tasks).tolist()}}}
             result = {"step": 20, "validation": {"val/prediction": error}, "probes": probes}
             (run.workdir / "probes.json").write_text(json.dumps(result))
@@ -77,6 +79,7 @@ def test_verdicts_and_figures_of_known_runs(tmp_path):
     base = summary["variants"]["base"]
     assert [base[name]["mean"] for name in ("peak", "growth", "end")] == [9.0, 4.5, 4.0]
     assert "peak" not in summary["variants"]["without"] and "without" not in summary["differences"]["peak"]
+    assert summary["floors"] == {"probe": {"chance": 0.125, "no information": 0.25, "tables": 0.375}}
     # A probe's interval covers tasks; a paired difference is free of what all runs share.
     assert base["probe"]["error"] > 0.045
     assert summary["differences"]["probe"]["b"]["error"] < 0.01
@@ -112,6 +115,7 @@ def test_the_report_says_it_all_and_repeats_to_the_byte(tmp_path):
         "Confirmed: b has the lower error; b has half the error; the same is the same; b knows more.",
         "Refuted: b has the higher error.",
         "indistinguishable at 5 seeds",
+        "| *no information* |  | 0.25 |  |  |  |",
         "| without | `weights.sigreg` none |",
         "- c, seed 0: it broke",
         "    python -m jepa.ablation",
