@@ -9,7 +9,8 @@ dynamics, the loss, the decoder, the planner and the probes take nothing else.
     loss_only  z as it is; the prediction error compares directions. A control: nothing holds the length
     global     z sqrt(D) / |z|: of the length that N(0, I) has, where SIGReg is at home, and not 1, where it is inert
     anchor     z as it is; the term `norm_anchor` pulls its length to a target
-    encoder_only  a deliberate mistake, as a control: what the encoder makes is scaled and what is predicted is not
+    encoder_only  a deliberate mistake, as a control: what the encoder makes is scaled and what is predicted is not,
+        whose length nothing holds, since the prediction error compares directions
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def described(policy: str, target_norm: float | None) -> str:
 def build(policy: str, *, target_norm: float | None = None) -> LatentNorm:
     """The policy of this name. target_norm: of `anchor`; None is sqrt(D).
 
-    Under `loss_only` the error is that of vectors of length sqrt(D), |z_hat/|z_hat| - z/|z||^2, so that all policies
-    weigh it alike against SIGReg.
+    Under `loss_only`, and in the control, the error is that of vectors of length sqrt(D), |z_hat/|z_hat| - z/|z||^2, so
+    that all policies weigh it alike against SIGReg.
     """
     if policy not in POLICIES:
         raise ValueError(f"the normalisation policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
@@ -71,7 +72,7 @@ def build(policy: str, *, target_norm: float | None = None) -> LatentNorm:
         return Latent(scaled(z) if is_scaled else z)
 
     def error(z_hat: Latent, z: Latent) -> Array:
-        of = scaled if policy == "loss_only" else jnp.asarray
+        of = scaled if policy in ("loss_only", "encoder_only") else jnp.asarray
         return squared_error(of(z_hat.value), of(z.value))
 
     def anchor(z: Latent) -> Array:
