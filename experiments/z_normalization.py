@@ -81,6 +81,6 @@ SUITE = Suite(
     remarks="The documented world model compared unit vectors in its loss, with SIGReg at 0.01 and 0.1, and saw the "
     "length of z grow; scaling what the encoder makes then broke its rollouts. `encoder only` is that: its "
     "error compares directions too. Weights are on T / N; a weight w on T, as papers give it, is 64 w here, with 64 "
-    "examples a step: 0.01 and 0.1 of T lie near 1 and 10 of T / N. Decoded errors are squared, per pixel; `copy` shows "
-    "the first frame eight steps later. Two rooms, z of 16 dimensions, 600 steps of 64 episodes.",
+    "examples a step: 0.01 and 0.1 of T lie near 1 and 10 of T / N. Decoded errors are squared, per pixel; `copy` is "
+    "the first frame, eight steps later. Two rooms, z of 16 dimensions, 600 steps of 64 episodes.",
 )
