@@ -101,12 +101,14 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
     """The encoder of the run in `workdir`, from its `latest` (default) or `best` checkpoint or a given step.
 
     The latest is what `probes.json` measured. Its functions take a list of 2-D integer arrays with colours 0..9 and
-    sides up to 30. Each grid is embedded alone; its background is its own commonest colour, unless one colour (or -1,
-    none) is given for all, or one for each. Raises ValueError where there is no run, and for a grid or a background
-    that is not one.
+    sides up to 30, or up to `config.data.canvas` where the run reads cells. Each grid is embedded alone; its background
+    is its own commonest colour, unless one colour (or -1, none) is given for all, or one for each; cells have none.
+    Raises ValueError where there is no run, for one that does not read grids, and for a grid or a background that is
+    not one.
     """
     workdir = Path(workdir).expanduser()
     config = ConfigDict(run_folder.read_config(workdir))
+    observe = _observer(config, workdir)
     objective = build_objective(config)
     saved = checkpoint.read(workdir, checkpoint_step)
     # An objective without state has no arrays, and so no entry.
@@ -114,8 +116,8 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
     params = saved.state["params"]
 
     @jax.jit
-    def embed(params: PyTree, objective_state: PyTree, table: PyTree) -> tuple[jax.Array, jax.Array | None]:
-        encoded = objective.encode(params, objective_state, table)
+    def embed(params: PyTree, objective_state: PyTree, seen: PyTree) -> tuple[jax.Array, jax.Array | None]:
+        encoded = objective.encode(params, objective_state, seen)
         return encoded.pooled, encoded.codes
 
     def describe(grids: Sequence[np.ndarray], background: int | Sequence[int] | None = None) -> Described:
@@ -123,10 +125,10 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
             raise ValueError("there is no grid to encode")
         checked = [_objects.check_grid(grid, f"grid {i}") for i, grid in enumerate(grids)]
         table = _objects.tokenise(checked, _backgrounds(checked, background))
-        parts = []
+        seen, parts = observe(checked, table), []
         for start in range(0, len(checked), CHUNK):  # the last chunk is filled up, so that one program serves all
             rows = np.minimum(np.arange(start, start + CHUNK), len(checked) - 1)
-            parts.append(embed(params, objective_state, {key: leaf[rows] for key, leaf in table.items()}))
+            parts.append(embed(params, objective_state, {key: leaf[rows] for key, leaf in seen.items()}))
         embeddings, codes = jax.tree.map(lambda *chunks: np.concatenate(chunks)[: len(checked)], *parts)
         return Described(embeddings, codes, table)
 
@@ -134,6 +136,30 @@ def load(workdir: Path | str, checkpoint_step: int | str = "latest") -> Model:
         return describe(grids, background).embeddings
 
     return Model(encode, describe, objective.levels, config, params, saved.step)
+
+
+def _observer(config: ConfigDict, workdir: Path) -> Callable[[list[np.ndarray], PyTree], PyTree]:
+    """From grids and their object table to what the encoder of a run reads."""
+    if config.encoder.name == "objects":
+        return lambda grids, table: table
+    if config.encoder.name != "grid":
+        raise ValueError(
+            f"{workdir} has the encoder {config.encoder.name!r}, which reads no grids: there is nothing to encode"
+        )
+    canvas = config.data.canvas
+
+    def cells(grids: list[np.ndarray], table: PyTree) -> PyTree:
+        frames = np.full((len(grids), canvas, canvas), tables.OUTSIDE, np.int32)
+        for number, grid in enumerate(grids):
+            if max(grid.shape) > canvas:
+                raise ValueError(
+                    f"grid {number} is {grid.shape[0]} x {grid.shape[1]}; {workdir} reads cells, and was trained on "
+                    f"frames of {canvas} x {canvas} (config.data.canvas)"
+                )
+            frames[number, : grid.shape[0], : grid.shape[1]] = grid
+        return {"cells": frames}
+
+    return cells
 
 
 def _backgrounds(grids: Sequence[np.ndarray], background: int | Sequence[int] | None) -> list[int]:
@@ -173,6 +199,8 @@ def _checked(grid: Grid, number: int) -> Grid:
 
 
 def _block(model: Model, grids: list[Grid]) -> Block:
+    if model.levels and model.config.encoder.name != "objects":
+        raise ValueError("the codes of this run are of squares of cells, and a file holds those of objects")
     described = model.describe([grid.cells for grid in grids], [grid.background for grid in grids])
     if not np.isfinite(described.embeddings).all():
         raise ValueError(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jepa
 from jepa import decoders, evaluation, main, train
+from jepa.data._program_rows import framed
 from jepa.latent_norm import build as build_norm
 from jepa.objectives import world_model
 from jepa.parts import build
@@ -115,10 +117,16 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    train.run(tiny(), workdir)
+    return workdir
+
+
 @pytest.mark.slow
-def test_a_run_says_how_many_rollouts_are_exact_on_every_held_out_source_and_repeats_to_the_same_bits(tmp_path):
-    train.run(tiny(), tmp_path / "one")
-    figures = json.loads((tmp_path / "one" / "probes.json").read_text())["validation"]
+def test_a_run_says_how_many_rollouts_are_exact_on_every_held_out_source_and_repeats_to_the_same_bits(run, tmp_path):
+    figures = json.loads((run / "probes.json").read_text())["validation"]
     for source in ("", "families/", "compositions/"):
         assert np.isfinite(figures[f"val/{source}prediction"])
         for kind in KINDS:
@@ -128,7 +136,23 @@ def test_a_run_says_how_many_rollouts_are_exact_on_every_held_out_source_and_rep
         assert figures[f"val/{source}rollout/exact_copy_1"] == 0  # every step of a program changes its grid
         assert figures[f"val/{source}rollout/cells_copy_1"] > 0.5
     assert np.isfinite(figures["val/rollout/error_1"]) and np.isfinite(figures["val/decoder/error"])
-    assert not any("exact" in name for row in rows(tmp_path / "one") for name in row if "loss/total" in row)
+    assert not any("exact" in name for row in rows(run) for name in row if "loss/total" in row)
 
     train.run(tiny(**{"data.num_workers": 1}), tmp_path / "two")  # wherever the programs are drawn
-    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    assert rows(run) == rows(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_model_of_cells_encodes_grids_that_fit_its_frames(run):
+    model, rng = jepa.load(run), np.random.default_rng(0)
+    canvas = model.config.data.canvas
+    grids = [rng.integers(0, 10, size) for size in ((1, 1), (3, canvas), (canvas, canvas))]
+    built = build(model.config)
+    sizes = np.array([grid.shape for grid in grids])
+    padded = np.stack([np.pad(grid, [(0, 30 - side) for side in grid.shape]) for grid in grids])
+    frames = {"cells": framed(padded, sizes, canvas).astype(np.int32)}
+    expected = built.objective.encode(model.params, built.init().objective_state, frames).pooled
+    built.source.close()
+    np.testing.assert_allclose(model.encode(grids), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=rf"grid 1 is 2 x {canvas + 1}; .*frames of {canvas} x {canvas} .*canvas"):
+        model.encode([grids[0], np.zeros((2, canvas + 1), int)])

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+import jepa
 from configs import world_model
 from jepa import checkpoint, config_checks, parts, probes, report, report_rollouts, run_folder, start, train
 
@@ -47,6 +48,11 @@ def test_a_finished_run_has_planned_and_can_be_asked_again(run, tmp_path, monkey
     assert again["probes"]["planning"] == result["probes"]["planning"] and again["step"] == result["step"]
     fewer = probes.of_run(run, ["planning"], "latest", None, ["num_tasks=2", "methods=cem"])["probes"]["planning"]
     assert [row["n"] for row in fewer["rows"]] == [2] * 5
+
+
+def test_a_model_of_pictures_encodes_no_grids(run):
+    with pytest.raises(ValueError, match="encoder 'conv', which reads no grids"):
+        jepa.load(run)
 
 
 def test_the_record_of_a_checkpoint_names_the_policy(run):
