@@ -100,8 +100,8 @@ def markdown(summary: dict, results: list[dict], seeds: list[int]) -> str:
         [
             f"# {__doc__.splitlines()[0]}\n",
             f"{answer(summary)}\n",
-            f"`{CONFIG}`, seeds {seeds}; {results[0]['final_examples']} held-out episodes of each source: the",
-            "latent of the first grid is moved by eight actions, and what comes of it decoded. `first grid` is the floor: that",
+            f"`{CONFIG}`, seeds {seeds}; {results[0]['final_examples']} held-out episodes of each source:",
+            "the latent of the first grid is moved by eight actions, and what comes of it decoded. `first grid` is the floor: that",
             "nothing changes. `decoded truth` is the decoder on the latent of the true grid: what it would show of a",
             "rollout without a mistake. Means with 95 % t intervals over seeds.\n",
             "![rollouts](rollouts.svg)\n",
