@@ -57,9 +57,9 @@ SUITE = Suite(
         Claim("SIGReg replaces variance and covariance", "SIGReg", MPPI, "higher", threshold=-0.1),
     ],
     curves=("val/rollout/copy_ratio_8",),
-    remarks="The public benchmark reports 97 +- 2 % of tasks solved by MPPI and 96 +- 2 % by CEM after 3.1k steps of 384 "
-    "trajectories, and 47, 46, 61 and 1 % without variance, covariance, similarity and inverse dynamics. Its planners "
-    "look 90 steps ahead with 200 samples in 20 iterations at every step; those here are far smaller, and so are the "
-    "model and the run: z of 16 dimensions, 600 steps of 64 trajectories. `MPPI in the true world` plans with the world "
-    "itself, by the distance in pixels: a wall in the straight way is as much in its way.",
+    remarks="The public benchmark reports 97 +- 2 % of tasks solved by MPPI and 96 +- 2 % by CEM after 3.1k steps of "
+    "384 trajectories, and 47, 46, 61 and 1 % without variance, covariance, similarity and inverse dynamics. Its "
+    "planners look 90 steps ahead with 200 samples in 20 iterations at every step; those here are far smaller, and so "
+    "are the model and the run: z of 16 dimensions, 600 steps of 64 trajectories. `MPPI in the true world` plans with "
+    "the world itself, by the distance in pixels: a wall in the straight way is as much in its way.",
 )
