@@ -89,6 +89,6 @@ SUITE = Suite(
     curves=("val/prediction/copy_ratio", "diag/context/effective_rank"),
     remarks="The documented system put SIGReg, at weight 0.1, on unit vectors, and called its constant value stable. "
     "Weights are on T / N, the statistic over the number of embeddings. A model of width 32 and one layer, 200 steps "
-    "of 64 examples; larger batches see as many examples in fewer steps. The two claims about scale were added when the "
-    "runs were known: where the scale collapses, the rank does not tell.",
+    "of 64 examples; larger batches see as many examples in fewer steps. The two claims about scale were added when "
+    "the runs were known: where the scale collapses, the rank does not tell.",
 )
