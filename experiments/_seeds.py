@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from jepa import run_folder
+from jepa import run_folder, suite_statistics
 from jepa.suite_report import table
 
 SHAPE = ("std", "std_min", "std_max", "effective_rank", "effective_rank_expected", "rank_ratio")
@@ -32,11 +32,8 @@ def environment(workdir: Path) -> dict:
 
 def over_seeds(values: list[float]) -> dict[str, float]:
     """Mean with its 95 % t interval over seeds; a single seed has none."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"mean": mean}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    found = suite_statistics.estimate(values)
+    return {"mean": found.mean} | ({} if found.low is None else {"low": found.low, "high": found.high})
 
 
 def cell(value: dict[str, float]) -> str:

@@ -18,6 +18,7 @@ import _seeds
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 
 from jepa import run_folder, suites
@@ -26,15 +27,18 @@ SUITE = "experiments/sigreg.py"
 FOLDER = Path("experiments/reports/loss_as_signal")
 PROBES = ("rule/arc1/edit/delta_cosine", "rule/arc1/edit/analogy_l2", "retrieval/delta", "facts/diagonal")
 RESAMPLES = 2000
+COLLAPSED = 0.5  # the standard deviation of embeddings, 1 under N(0, I), below which a setting counts as collapsed
 
 
 def signals(run: suites.Run) -> dict[str, float]:
-    """What each loss says of a run, the lower the better; lambda weighs T against prediction, as LeJEPA does."""
+    """What each loss says of a run, the lower the better, and the standard deviation of its embeddings, `std`; lambda
+    weighs T against prediction, as LeJEPA does."""
     result = json.loads((run.workdir / "probes.json").read_text())["validation"]
     prediction, over_n, size = result["val/prediction"], result["val/sigreg"], run.config.batch_size
     share = run.config.weights.sigreg / (run.config.weights.sigreg + size)
     loss = share * size * over_n + (1 - share) * prediction
     return {
+        "std": result["diag/context/std"],
         "prediction error": prediction,
         "error / copy": result["val/prediction/copy_ratio"],
         "T / N": over_n,
@@ -69,11 +73,26 @@ def draw(runs: list[suites.Run], table: dict[str, np.ndarray], score: np.ndarray
         for axes, (name, values) in zip(figure.subplots(1, len(table), sharey=True), table.items(), strict=True):
             points = axes.scatter(values, score, c=weights, s=12, cmap="viridis")
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.tick_params(axis="x", labelrotation=60)
             axes.set_xlabel(name)
             axes.spines[["top", "right"]].set_visible(False)
         figure.axes[0].set_ylabel(probe)
         figure.colorbar(points, ax=figure.axes, label="log10 of the weight")
         figure.savefig(FOLDER / "signals.svg", metadata={"Date": None})
+
+
+def correlations(table: dict[str, np.ndarray], probed: list[dict], variants: np.ndarray, kept: np.ndarray) -> dict:
+    """By probe and signal, over the runs that are `kept`, bool."""
+    return {
+        probe: {
+            name: agreement(values[kept], np.array([each[probe] for each in probed])[kept], variants[kept])
+            for name, values in table.items()
+        }
+        for probe in PROBES
+    }
 
 
 def main() -> None:
@@ -88,34 +107,48 @@ def main() -> None:
         raise SystemExit(f"not trained yet: {'; '.join(missing)}; python -m jepa.ablation --suite={SUITE} trains them")
     variants = np.array([run.variant for run in runs])
     said = [signals(run) for run in runs]
+    spread = np.array([each.pop("std") for each in said])
     table = {name: np.array([each[name] for each in said]) for name in said[0]}
     probed = [scores(run) for run in runs]
+    collapsed = [name for name in kept if spread[variants == name].mean() < COLLAPSED]
     found = {
-        probe: {
-            name: agreement(values, np.array([each[probe] for each in probed]), variants)
-            for name, values in table.items()
-        }
-        for probe in PROBES
+        "all": correlations(table, probed, variants, np.full(len(runs), True)),
+        "whole": correlations(table, probed, variants, ~np.isin(variants, collapsed)),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw(runs, table, np.array([each[PROBES[0]] for each in probed]), PROBES[0])
-    ranked = [(row[name]["low"], probe, name) for probe, row in found.items() for name in row]
-    tells = [f"{name} for {probe} ({_seeds.cell(found[probe][name])})" for low, probe, name in ranked if low > 0]
-    lines = [[probe, *(_seeds.cell(found[probe][name]) for name in table)] for probe in PROBES]
+    lines = {
+        over: [[probe, *(_seeds.cell(row[name]) for name in table)] for probe, row in rows.items()]
+        for over, rows in found.items()
+    }
+    left = len(kept) - len(collapsed)
     report = [
         f"# {__doc__.splitlines()[0]}\n",
-        f"A correlation above 0, its interval included, has: {'; '.join(tells) or 'none of them'}.\n",
+        f"Over all settings: {tells(found['all'])} Without those that collapsed: {tells(found['whole'])}\n",
         f"Rank correlation of each probe with how low a loss is, over {len(runs)} runs of {len(kept)} settings, with",
         "95 % intervals over resamples of settings; LeJEPA reports about 0.85 for its loss and 0.99 after division.\n",
-        _seeds.table(["probe", *table], lines),
+        _seeds.table(["probe", *table], lines["all"]),
+        f"The same over the {left} settings whose embeddings keep a standard deviation of {COLLAPSED}. Those of",
+        f"{', '.join(collapsed)} do not: embeddings that hardly differ are predicted with little error.\n",
+        _seeds.table(["probe", *table], lines["whole"]),
         f"![losses against {PROBES[0]}](signals.svg)\n",
         "## Reproduce\n",
         f"    python -m jepa.ablation --suite={SUITE} --vmap_seeds",
         "    python experiments/loss_as_signal.py\n",
     ]
-    run_folder.atomic_write_json(FOLDER / "report.json", {"runs": [run.id for run in runs], "correlations": found})
+    result = {"runs": [run.id for run in runs], "collapsed": collapsed, "correlations": found}
+    run_folder.atomic_write_json(FOLDER / "report.json", result)
     run_folder.atomic_write_text(FOLDER / "report.md", "\n".join(report))
     print(f"wrote {FOLDER / 'report.md'}")
+
+
+def tells(found: dict) -> str:
+    """In a sentence, the signals with a correlation above 0, its interval included."""
+    ranked = [(probe, name, row[name]) for probe, row in found.items() for name in row if row[name]["low"] > 0]
+    each = "; ".join(f"{name} for {probe} ({_seeds.cell(value)})" for probe, name, value in ranked)
+    return (
+        f"above 0, the interval included, are {each}." if each else "no correlation is above 0, its interval included."
+    )
 
 
 if __name__ == "__main__":
