@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
             inverse_hidden=128,
             decoder="cells",  # or "pixels", "none": what shows a latent, and has no say in it
             decoder_hidden=512,
+            decoder_frames=0,  # of an episode that it learns from at an update; 0 for all
             statistic="epps_pulley",
             num_slices=256,
             num_knots=17,
@@ -86,7 +87,9 @@ def make_two_rooms(config: ConfigDict, *, is_small: bool) -> None:
     config.data = ConfigDict(
         dict(name="episodes", world="two_rooms", length=16, num_episodes=100_000, crossing_share=0.35)
     )
-    config.encoder = ConfigDict(dict(name="conv", dim=32, channels=(16, 32, 32)))
+    config.encoder = ConfigDict(
+        dict(name="conv", dim=32, channels=(16, 32, 32), patch=0, scale=(28.0, 3.3))  # one over what channels vary by
+    )
     config.objective.update(hidden=64, inverse_hidden=64, decoder="pixels", decoder_hidden=256)
     config.probes = ("planning",)
     config.planning = ConfigDict(  # read where config.probes names "planning"
@@ -95,10 +98,11 @@ def make_two_rooms(config: ConfigDict, *, is_small: bool) -> None:
             num_tasks=100,
             num_steps=200,
             every_step=True,  # of the cost: the distance to the goal at every step of a plan, or at its last alone
-            horizon=20,
-            num_samples=100,
-            num_elites=10,
-            num_iterations=3,
+            horizon=60,
+            num_samples=200,
+            num_elites=20,
+            num_iterations=8,
+            replan_every=4,  # actions taken of a plan
             std=1.5,
             max_norm=2.45,
             temperature=1.0,
@@ -114,9 +118,11 @@ def make_two_rooms(config: ConfigDict, *, is_small: bool) -> None:
         config.eval_every = config.checkpoint_every = 100
         config.diagnose_every = 300
         config.final_examples = 1024
+        config.optimizer.update(learning_rate=3e-3, warmup_steps=50)
         config.data.length = 8
-        config.encoder.update(dim=16, channels=(8, 16, 16))
-        config.planning.update(num_steps=100, horizon=16, num_samples=64, num_elites=8, num_iterations=2)
+        config.encoder.update(dim=16, channels=(16, 16), patch=5)
+        config.objective.update(decoder_hidden=64, decoder_frames=2)
+        config.planning.update(num_steps=100, horizon=24, num_samples=64, num_elites=8, num_iterations=3)
 
 
 def make_tiny(config: ConfigDict) -> None:
@@ -133,6 +139,7 @@ def make_tiny(config: ConfigDict) -> None:
         config.data.update(num_workers=0, batches_per_block=10)
         config.encoder.update(dim=8, cell_dim=8, depth=1)
     else:
-        config.encoder.update(dim=8, channels=(4, 4))
+        config.encoder.update(dim=8, channels=(4, 4), patch=5)
         config.probes = ()
-        config.planning.update(num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2, num_iterations=1)
+        config.planning.update(num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2)
+        config.planning.update(num_iterations=1, replan_every=2)

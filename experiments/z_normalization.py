@@ -32,7 +32,7 @@ def drifts(text, variant, expects):
 SUITE = Suite(
     question="What keeps the length of z from drifting, and what becomes of rollouts where it is not kept everywhere?",
     config="configs/world_model.py:two_rooms_tiny",
-    overrides={"diagnose_every": 6000, "planning.methods": ("mppi",)},
+    overrides={"num_steps": 300, "eval_every": 50, "diagnose_every": 6000, "planning.methods": ("mppi",)},
     variants={
         **{f"none, {weight:g}": policy("none", weight) for weight in WEIGHTS},
         **{f"loss only, {weight:g}": policy("loss_only", weight) for weight in (*WEIGHTS, 10.0)},
@@ -75,12 +75,14 @@ SUITE = Suite(
             threshold=BREAKS,
             ratio=True,
         ),
-        Claim("a length that is fixed costs no plan", "global, 10", PLANS, "higher", threshold=-0.05),
+        Claim(
+            "plans are better where the policy holds everywhere", "global, 10", PLANS, "higher", against="loss only, 10"
+        ),
     ],
     curves=("metric/latent/raw_norm", "val/decoder/error_8", "val/rollout/norm_ratio_8"),
     remarks="The documented world model compared unit vectors in its loss, with SIGReg at 0.01 and 0.1, and saw the "
     "length of z grow; scaling what the encoder makes then broke its rollouts. `encoder only` is that: its "
     "error compares directions too. Weights are on T / N; a weight w on T, as papers give it, is 64 w here, with 64 "
     "examples a step: 0.01 and 0.1 of T lie near 1 and 10 of T / N. Decoded errors are squared, per pixel; `copy` is "
-    "the first frame, eight steps later. Two rooms, z of 16 dimensions, 600 steps of 64 episodes.",
+    "the first frame, eight steps later. Two rooms, z of 16 dimensions, 300 steps of 64 episodes.",
 )

@@ -11,7 +11,7 @@ from configs import world_model
 from jepa import checkpoint, config_checks, parts, probes, report, report_rollouts, run_folder, start, train
 
 pytestmark = pytest.mark.slow
-PLANS = dict(num_tasks=3, num_steps=6, horizon=3, num_samples=6, num_elites=2, num_iterations=1)
+PLANS = dict(num_tasks=3, num_steps=6, horizon=3, num_samples=6, num_elites=2, num_iterations=1, replan_every=2)
 
 
 def tiny(**objective):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jepa.encoders.conv import Pool
+from jepa.encoders.conv import Pool, windows
 from jepa.modules import LayerNorm
 from jepa.precision import compute_dtype as resolve_dtype
 from jepa.tables import NUM_CELL_VALUES
@@ -27,14 +27,13 @@ class Cells(nn.Module):
 
     @nn.compact
     def __call__(self, cells: Array) -> Array:
-        square, kinds = (self.stride, self.stride), jax.nn.one_hot(cells, NUM_CELL_VALUES, dtype=self.dtype)
-        kinds = kinds.reshape(-1, *kinds.shape[-3:])
+        kinds = jax.nn.one_hot(cells.reshape(-1, *cells.shape[-2:]), NUM_CELL_VALUES, dtype=self.dtype)
         # A product with one-hot rows: the gradient of a look-up would be a scatter, slow on a CPU.
-        x = nn.Conv(self.dim, square, strides=square, dtype=self.dtype, name="squares")(kinds)
+        x = nn.Dense(self.dim, dtype=self.dtype, name="squares")(windows(kinds, self.stride, self.stride))
         places = self.param("places", nn.initializers.normal(0.02), x.shape[1:])
         x = x + places[None].astype(self.dtype)
         for _ in range(self.depth):
-            near = nn.Conv(self.dim, (3, 3), dtype=self.dtype)(LayerNorm(dtype=self.dtype)(x))
+            near = nn.Dense(self.dim, dtype=self.dtype)(windows(LayerNorm(dtype=self.dtype)(x), 3, 1))
             x = x + nn.Dense(self.dim, dtype=self.dtype)(nn.gelu(near))
         return LayerNorm(dtype=self.dtype)(x).reshape(*cells.shape[:-2], -1, self.dim).astype(jnp.float32)
 

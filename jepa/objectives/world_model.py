@@ -40,7 +40,7 @@ class HeadOutputs(NamedTuple):
     quantizer: Array  # []
 
 
-def at(latent: Latent, index: int | slice) -> Latent:
+def at(latent: Latent, index: int | slice | Array) -> Latent:
     """z of one time step, or of some, of [B, T, D]."""
     return jax.tree.map(lambda leaf: leaf[:, index], latent)
 
@@ -60,6 +60,7 @@ def build(
     inverse_hidden: int = 64,
     decoder: str = "none",
     decoder_hidden: int = 256,
+    decoder_frames: int = 0,
     statistic: str = "epps_pulley",
     num_slices: int = 256,
     num_knots: int = 17,
@@ -72,7 +73,8 @@ def build(
     latent_norm, target_norm: the policy of z, as in `jepa.latent_norm`. dynamics, hidden, depth, num_heads, window: the
     transition, as in `jepa.dynamics`. horizon: steps of a rollout, at most those of the data; step k weighs
     discount^(k-1), the weights summing to 1. inverse_hidden: width of the MLP that guesses actions. decoder,
-    decoder_hidden: what shows a latent, as in `jepa.decoders`, in the parameters `monitor`.
+    decoder_hidden: what shows a latent, as in `jepa.decoders`, in the parameters `monitor`; decoder_frames: how many
+    time steps it learns from at each update, drawn anew, 0 for all. What it shows is measured in validation alone.
     """
     norm = policies.build(latent_norm, target_norm=target_norm)
     transition = transitions.build(dynamics, hidden=hidden, depth=depth, num_heads=num_heads, window=window)
@@ -80,6 +82,8 @@ def build(
         raise ValueError(f"objective.horizon is {horizon}; a rollout has at least 1 step")
     if not 0 < discount <= 1:
         raise ValueError(f"objective.discount is {discount}; it must lie above 0 and at most at 1")
+    if decoder_frames < 0:
+        raise ValueError(f"objective.decoder_frames is {decoder_frames}; it must be a number of frames, or 0 for all")
     shown = decoders.build(decoder, hidden=decoder_hidden)
     regular = regularisers(
         statistic=statistic, num_slices=num_slices, num_knots=num_knots, t_max=t_max, unit_rows=unit_sigreg
@@ -179,10 +183,16 @@ def build(
         detached, decoded = None, {}
         if shown is not None:
             frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
-            detached = {"decoder": jnp.mean(shown.loss(params["monitor"]["decoder"], z, frames))}
-            metrics |= decoded_health(shown, params["monitor"]["decoder"], z, rolled, frames)
-            if "cells" in frames:
-                decoded = exact_rollouts(shown, params["monitor"]["decoder"], z, rolled, frames)
+            painter, num = params["monitor"]["decoder"], z.value.shape[1]
+            learned = jnp.arange(num)
+            if train and 0 < decoder_frames < num:
+                learned = jax.random.choice(jax.random.fold_in(key, 4), num, (decoder_frames,), replace=False)
+            some = jax.tree.map(lambda leaf: leaf[:, learned], frames)
+            detached = {"decoder": jnp.mean(shown.loss(painter, at(z, learned), some))}
+            if not train:
+                metrics |= decoded_health(shown, painter, z, rolled, frames)
+            if not train and "cells" in frames:
+                decoded = exact_rollouts(shown, painter, z, rolled, frames)
         last = at(forced, -1)
         examples = decoded | {
             "prediction": heads.error,
