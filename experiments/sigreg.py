@@ -24,7 +24,7 @@ BATCHES = {
         "checkpoint_every": 200 * 64 // size,
         "optimizer.warmup_steps": max(1, 30 * 64 // size),
     }
-    for size, steps in ((256, 10), (512, 5))
+    for size, steps in ((256, 10), (512, 5), (1024, 4))
     for units in ("T / N", "T")
 }
 RELATIVES = {
