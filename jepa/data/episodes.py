@@ -50,7 +50,7 @@ def build(
 
     def source(first: int, num: int, order: _batches.Indices, validation: dict[str, Source]) -> Source:
         return Source(
-            tables={"key": jax.random.key(VERSION)},
+            tables={"key": jax.random.key_data(jax.random.key(VERSION))},
             indices=lambda step, level=0: (first + order(step)).astype(np.int32),
             gather=gather,
             validation=validation,
@@ -67,7 +67,7 @@ def build(
 
 def _gather(length: int, crossing_share: float, tables: PyTree, rows: Array, key: Array, train: bool) -> Batch:
     """The episodes of these numbers; there is nothing to draw for the step."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(tables["key"], rows)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(tables["key"]), rows)
     drawn = jax.vmap(lambda k: two_rooms.episode(k, length, crossing_share))(keys)
     layouts = jnp.broadcast_to(drawn.layout[:, None], drawn.positions.shape)
     frames = two_rooms.render(drawn.positions, layouts)
