@@ -35,7 +35,7 @@ SUITE = Suite(
     overrides={
         "num_steps": 300,
         "batch_size": 32,
-        "eval_every": 60,
+        "eval_every": 50,
         "diagnose_every": 6000,
         "planning.methods": ("mppi",),
     },
