@@ -35,8 +35,10 @@ def measure(run: Run, metric: Metric) -> tuple[float, list[float] | None] | None
         return None
     if metric.source == "last":
         return float(values[-1]), None
-    start = values[steps >= run.config.optimizer.warmup_steps][0] if metric.source == "growth" else 1.0
-    return float(np.max(values) / start), None
+    if metric.source == "growth":
+        values = values[steps >= run.config.optimizer.warmup_steps]
+        values = values / values[0]
+    return float(np.max(values)), None
 
 
 def probe_row(result: Mapping[str, Any], metric: Metric) -> dict[str, Any] | None:
