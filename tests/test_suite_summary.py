@@ -77,7 +77,7 @@ def test_verdicts_and_figures_of_known_runs(tmp_path):
     half = next(each for each in summary["claims"] if each["claim"] == "b has half the error")
     assert half["mean"] == pytest.approx(0.5, abs=0.02) and half["low"] < half["mean"] < half["high"]
     base = summary["variants"]["base"]
-    assert [base[name]["mean"] for name in ("peak", "growth", "end")] == [9.0, 4.5, 4.0]
+    assert [base[name]["mean"] for name in ("peak", "growth", "end")] == [9.0, 4.0, 4.0]
     assert "peak" not in summary["variants"]["without"] and "without" not in summary["differences"]["peak"]
     assert summary["floors"] == {"probe": {"chance": 0.125, "no information": 0.25, "tables": 0.375}}
     # A probe's interval covers tasks; a paired difference is free of what all runs share.
