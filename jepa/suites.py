@@ -28,7 +28,8 @@ class Metric(NamedTuple):
 
     source: "validation", a final held-out figure by its path; "probe", the score of a row of `probes.json`, named
     `<embedding>: <row>`; "last" or "largest" of a column of the record, `metrics.jsonl`; "growth", its largest value
-    since the end of the warm-up over the first of these. A variant that lacks a figure, such as a term that it is without, has a gap.
+    since the end of the warm-up over the first of these. A variant that lacks a figure, such as a term that it is
+    without, has a gap.
     """
 
     title: str
