@@ -141,5 +141,6 @@ def make_tiny(config: ConfigDict) -> None:
     else:
         config.encoder.update(dim=8, channels=(4, 4), patch=5)
         config.probes = ()
-        config.planning.update(num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2)
-        config.planning.update(num_iterations=1, replan_every=2)
+        config.planning.update(
+            num_tasks=4, num_steps=20, horizon=4, num_samples=8, num_elites=2, num_iterations=1, replan_every=2
+        )

@@ -11,9 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from jepa.modules import NEGATIVE, Block, masked_mean
-from jepa.types import Array
+from jepa.types import Array, Batch, Observation
 
 KINDS = ("mean", "last", "attention", "recurrent", "transformer")
+
+
+def with_target(batch: Batch) -> Observation:
+    """The frames of the context and the target after them as one sequence, leaves [B, T + 1, ...]."""
+    return jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
 
 
 class ContextAggregator(nn.Module):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jepa.latent_norm import Latent, LatentNorm
+from jepa.latent_norm import Latent, LatentNorm, at
 from jepa.modules import Block, LayerNorm, Mlp
 from jepa.registry import nearest
 from jepa.types import Array, Observation, PyTree
@@ -179,9 +179,8 @@ def teacher_forced(dynamics: Dynamics, norm: LatentNorm, params: PyTree, z: Late
         h = dynamics.step(params, h, *given)
         return h, dynamics.h_to_z(params, h)
 
-    first = jax.tree.map(lambda leaf: leaf[:, 0], z)
     along = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (z, actions))
-    return norm.predicted(jnp.moveaxis(jax.lax.scan(one, dynamics.start(params, first), along)[1], 0, 1))
+    return norm.predicted(jnp.moveaxis(jax.lax.scan(one, dynamics.start(params, at(z, 0)), along)[1], 0, 1))
 
 
 def rollout(dynamics: Dynamics, norm: LatentNorm, params: PyTree, z: Latent, actions: Array) -> Latent:

@@ -19,6 +19,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jepa.losses.norm_anchor import norm_anchor
@@ -30,9 +31,14 @@ POLICIES = ("none", "loss_only", "global", "anchor", "encoder_only")
 
 class Latent(NamedTuple):
     """z as everybody sees it. Made by a `LatentNorm` alone (a test holds that), so that an array which has not been
-    through the policy is not one. `jax.tree.map` indexes it."""
+    through the policy is not one. `at` indexes it."""
 
     value: Array  # [..., D]
+
+
+def at(latent: Latent, index: int | slice | Array) -> Latent:
+    """z of one time step, or of some, of [B, T, D]."""
+    return jax.tree.map(lambda leaf: leaf[:, index], latent)
 
 
 class LatentNorm(NamedTuple):

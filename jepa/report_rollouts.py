@@ -16,6 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jepa import backend, checkpoint, config_checks, evaluation, report_strips, run_folder
+from jepa.context import with_target
+from jepa.latent_norm import at
 from jepa.parts import build_objective, build_source
 from jepa.report_page import escape, table
 from jepa.types import Objective, PyTree, Source
@@ -94,9 +96,9 @@ def imagined(objective: Objective, params: PyTree, state: PyTree, source: Source
     @jax.jit
     def of(params: PyTree, state: PyTree, tables: PyTree, rows: PyTree):
         batch = source.gather(tables, rows, jax.random.key(0), False)
-        frames = jax.tree.map(lambda c, t: jax.numpy.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+        frames = with_target(batch)
         z = world.see(params, state, frames)
-        start = jax.tree.map(lambda leaf: leaf[:, 0], z)
+        start = at(z, 0)
         ahead = world.imagine(params, start, batch.actions)
         rolled = jax.tree.map(lambda a, b: jax.numpy.concatenate([a[:, None], b], axis=1), start, ahead)
         return frames, z, rolled, world.show(params, z, frames), world.show(params, rolled, frames)

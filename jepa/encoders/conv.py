@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -62,6 +62,23 @@ class Pool(nn.Module):
         return nn.Dense(self.dim, dtype=self.dtype)(flat).astype(jnp.float32)
 
 
+def over_cells(cells: nn.Module, pooling: Pool, seen: Callable[[Observation], Array]) -> Encoder:
+    """The encoder of what `seen` takes from an observation: tokens of all cells, and one vector of them."""
+
+    def init(key: Array, observation: Observation) -> PyTree:
+        tokens, variables = cells.init_with_output(key, seen(observation))
+        return {"cells": variables["params"], "pool": pooling.init(key, tokens)["params"]}
+
+    def embed(params: PyTree, observation: Observation) -> tuple[Array, Array]:
+        tokens = cells.apply({"params": params["cells"]}, seen(observation))
+        return tokens, jnp.ones(tokens.shape[:-1], bool)
+
+    def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
+        return pooling.apply({"params": params["pool"]}, tokens)
+
+    return Encoder(init, embed, pool)
+
+
 def build(
     *,
     dim: int = 32,
@@ -84,17 +101,5 @@ def build(
     if any(not factor > 0 for factor in scale):
         raise ValueError(f"encoder.scale is {tuple(scale)}; it must be a positive number for each channel of the image")
     dtype = resolve_dtype(compute_dtype)
-    cells, pooling = Cells(tuple(channels), patch, tuple(scale), dtype), Pool(dim, dtype)
-
-    def init(key: Array, observation: Observation) -> PyTree:
-        tokens, variables = cells.init_with_output(key, observation["image"])
-        return {"cells": variables["params"], "pool": pooling.init(key, tokens)["params"]}
-
-    def embed(params: PyTree, observation: Observation) -> tuple[Array, Array]:
-        tokens = cells.apply({"params": params["cells"]}, observation["image"])
-        return tokens, jnp.ones(tokens.shape[:-1], bool)
-
-    def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
-        return pooling.apply({"params": params["pool"]}, tokens)
-
-    return Encoder(init, embed, pool)
+    cells = Cells(tuple(channels), patch, tuple(scale), dtype)
+    return over_cells(cells, Pool(dim, dtype), lambda observation: observation["image"])

@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jepa.encoders.conv import Pool, windows
+from jepa.encoders.conv import Pool, over_cells, windows
 from jepa.modules import LayerNorm
 from jepa.precision import compute_dtype as resolve_dtype
 from jepa.tables import NUM_CELL_VALUES
-from jepa.types import Array, Encoder, Observation, PyTree
+from jepa.types import Array, Encoder, Observation
 
 
 class Cells(nn.Module):
@@ -51,20 +51,7 @@ def build(
         if value < least:
             raise ValueError(f"encoder.{name} is {value}; it must be at least {least}")
     dtype = resolve_dtype(compute_dtype)
-    tokens_module, pooling = Cells(cell_dim, depth, stride, dtype), Pool(dim, dtype)
-
-    def init(key: Array, observation: Observation) -> PyTree:
-        tokens, variables = tokens_module.init_with_output(key, _cells(observation))
-        return {"cells": variables["params"], "pool": pooling.init(key, tokens)["params"]}
-
-    def embed(params: PyTree, observation: Observation) -> tuple[Array, Array]:
-        tokens = tokens_module.apply({"params": params["cells"]}, _cells(observation))
-        return tokens, jnp.ones(tokens.shape[:-1], bool)
-
-    def pool(params: PyTree, tokens: Array, mask: Array) -> Array:
-        return pooling.apply({"params": params["pool"]}, tokens)
-
-    return Encoder(init, embed, pool)
+    return over_cells(Cells(cell_dim, depth, stride, dtype), Pool(dim, dtype), _cells)
 
 
 def _cells(observation: Observation) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jepa import predictors
-from jepa.context import fill_absent
+from jepa.context import fill_absent, with_target
 from jepa.losses.prediction import ERRORS, view_invariance
 from jepa.losses.univariate import EXTENSIVE
 from jepa.modules import Projector
@@ -163,7 +163,7 @@ def build(
         key_codes, key_update = jax.random.split(key)
         frames = batch.views
         if frames is None:  # context and target pass through the encoder as one batch of T + 1 frames
-            frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+            frames = with_target(batch)
         online = representation.encode(params["trunk"], state, frames, key=key_codes, train=train)
         check_width(online.encoded.pooled.shape[-1] if projector_dim is None else projector_dim, len(batch.ids))
         latents = {"online": online.encoded, "quantized": online.quantized, "teacher": None, "teacher_codes": None}

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jepa import decoders
 from jepa import dynamics as transitions
 from jepa import latent_norm as policies
+from jepa.context import with_target
 from jepa.diagnostics import participation
-from jepa.latent_norm import Latent
+from jepa.latent_norm import Latent, at
 from jepa.losses.prediction import squared_error
 from jepa.losses.univariate import EXTENSIVE, sliced
 from jepa.modules import Mlp
@@ -38,11 +39,6 @@ class HeadOutputs(NamedTuple):
     similarity: Array  # []: squared distance per dimension of two latents in a row
     anchored: Array  # []: of the length from the policy's target
     quantizer: Array  # []
-
-
-def at(latent: Latent, index: int | slice | Array) -> Latent:
-    """z of one time step, or of some, of [B, T, D]."""
-    return jax.tree.map(lambda leaf: leaf[:, index], latent)
 
 
 def build(
@@ -138,7 +134,7 @@ def build(
 
     def trunk(params, target_params, state, batch, *, key, step, train):
         key_codes, key_update = jax.random.split(key)
-        frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+        frames = with_target(batch)
         online = representation.encode(params["trunk"], state, frames, key=key_codes, train=train)
         z = norm.encoded(online.encoded.pooled)  # [B, T + 1, D]
         target = z
@@ -182,7 +178,7 @@ def build(
             metrics["sigreg/T"] = ledger["sigreg"] * z.value.shape[0]
         detached, decoded = None, {}
         if shown is not None:
-            frames = jax.tree.map(lambda c, t: jnp.concatenate([c, t[:, None]], axis=1), batch.context, batch.target)
+            frames = with_target(batch)
             painter, num = params["monitor"]["decoder"], z.value.shape[1]
             learned = jnp.arange(num)
             if train and 0 < decoder_frames < num:
